@@ -1,0 +1,209 @@
+"""Paired timing: the same engine, weights, cache and tokens, densely and with skipping, in turn.
+
+What is counted (executed layers), what could be gained at best (estimated ceiling) and what the clock says are
+three numbers; none is derived from another.
+
+Legend: B sequences, T tokens, L decoder layers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from skipmodel.engine.executor import Engine, Routing
+from skipmodel.engine.weights import LayerWeights
+from skipmodel.errors import MeasurementError
+
+Phase = Literal["decode", "prefill"]
+
+
+@dataclass(frozen=True)
+class TimingRow:
+    """One cell of the benchmark: raw samples of both arms, pair by pair.
+
+    Attributes:
+        dense_s, skip_s: Seconds per decoded token, or per prefill call.
+        skip_rate: Counted share of all layer executions skipped in the timed runs.
+        estimated_ceiling: What the counted work would gain if only weights cost time.
+    """
+
+    phase: Phase
+    routing: Literal["trained", "random"]
+    backend: str
+    batch: int
+    prompt_tokens: int
+    output_tokens: int | None
+    dtype: str
+    skip_rate: float
+    estimated_ceiling: float
+    dense_s: tuple[float, ...]
+    skip_s: tuple[float, ...]
+
+
+def _skippable_parameters(layer: LayerWeights) -> int:
+    """Weights that a skipped token does not touch, less those that only it touches."""
+    if not layer.is_routed:
+        return 0
+    saved = layer.n_query * layer.qkv.shape[1] + layer.out.numel() + layer.gate_up.numel() + layer.mlp_down.numel()
+    return saved - sum(part.numel() for part in layer.path or ())
+
+
+def estimated_ceiling(engine: Engine, skip_rate_per_layer: Sequence[float]) -> float:
+    """Return 1 / (1 - share of weights not touched), an upper mark for batch 1 with no overhead at all.
+
+    **Formula**: 1 / (1 - sum_l s_l * w_l / W); s_l skip rate of layer l, w_l its skippable weights less its
+    skip path, W all weights read per token (layers and vocabulary matrix).
+    **Source**: ours, after the weight-bandwidth model of batch-1 decoding.
+    """
+    layers = engine.weights.layers
+    total = engine.weights.head.numel() + sum(
+        layer.qkv.numel() + layer.out.numel() + layer.gate_up.numel() + layer.mlp_down.numel() for layer in layers
+    )
+    saved = sum(rate * _skippable_parameters(layer) for rate, layer in zip(skip_rate_per_layer, layers, strict=True))
+    return 1.0 / (1.0 - saved / total)
+
+
+def _interleave(
+    dense: Callable[[], float], skip: Callable[[], float], n_pairs: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Warm both arms up once, then time them in pairs, first one first, then the other first."""
+    dense(), skip()
+    times: tuple[list[float], list[float]] = ([], [])
+    for pair in range(n_pairs):
+        for arm in (0, 1) if pair % 2 == 0 else (1, 0):
+            times[arm].append((dense, skip)[arm]())
+    return tuple(times[0]), tuple(times[1])
+
+
+def _random_rate(engine: Engine, skip_rate: float) -> float:
+    """Skip probability within the routed layers that gives this rate over all layers."""
+    share = skip_rate * engine.n_layers / max(1, len(engine.routed_layers))
+    if share > 1.0:
+        raise MeasurementError(
+            f"model.measure.random_skip_rates: {skip_rate:.0%} of all layers is out of reach, only "
+            f"{len(engine.routed_layers)} of {engine.n_layers} layers are routed; lower it"
+        )
+    return share
+
+
+def time_decode(
+    engine: Engine,
+    prompt_1T: Tensor,
+    continuation_1T: Tensor,
+    n_pairs: int,
+    *,
+    routing: Routing | None = None,
+    random_skip_rate: float | None = None,
+    seed: int = 0,
+) -> TimingRow:
+    """Time batch-1 decoding of a fixed continuation after a prompt that both arms have read densely.
+
+    Args:
+        engine: Executes the model.
+        prompt_1T: Prompt ids, (1, T).
+        continuation_1T: Tokens fed one by one, whatever the model would have chosen; so both arms do the same.
+        n_pairs: Timed pairs.
+        routing: Learned routing; or
+        random_skip_rate: share of all layers skipped at random, drawn before the clock starts.
+        seed: Seed of that draw.
+    """
+    n_steps = continuation_1T.shape[1]
+    tables: list[list[bool] | None] = [None] * n_steps
+    if random_skip_rate is not None:
+        routing = Routing(force_first_positions=0)
+        tables = list(_random_tables(engine, random_skip_rate, n_steps, seed))
+    cache = engine.new_cache(1, prompt_1T.shape[1] + n_steps)
+    engine.hidden(prompt_1T, cache=cache)
+    tokens = [continuation_1T[:, i : i + 1] for i in range(n_steps)]
+    counted = [0]
+
+    def run(arm_routing: Routing | None) -> float:
+        cache.rewind(prompt_1T.shape[1])
+        counted[0] = 0
+        start = time.perf_counter()
+        for token, table in zip(tokens, tables, strict=True):
+            logits, n_skipped = engine.step(token, cache, arm_routing, table)
+            logits.argmax(-1)
+            counted[0] += n_skipped
+        return (time.perf_counter() - start) / n_steps
+
+    dense_s, skip_s = _interleave(lambda: run(None), lambda: run(routing), n_pairs)
+    run(routing)
+    rate = counted[0] / (n_steps * engine.n_layers)
+    share = rate * engine.n_layers / max(1, len(engine.routed_layers))
+    rates = [share if layer.is_routed else 0.0 for layer in engine.weights.layers]
+    return _row(
+        engine, "decode", "branch", random_skip_rate, prompt_1T.shape[1], n_steps, rate, rates, dense_s, skip_s
+    )  # fmt: skip
+
+
+def _random_tables(engine: Engine, skip_rate: float, n_steps: int, seed: int) -> Any:
+    """Yield per step which layers run; every step skips the nearest whole number of routed layers."""
+    generator = torch.Generator().manual_seed(seed)
+    routed = torch.tensor(engine.routed_layers)
+    want, carried = _random_rate(engine, skip_rate) * len(routed), 0.0
+    for _ in range(n_steps):
+        carried += want
+        n_skip, carried = int(carried), carried - int(carried)
+        table = [True] * engine.n_layers
+        for index in routed[torch.randperm(len(routed), generator=generator)[:n_skip]].tolist():
+            table[index] = False
+        yield table
+
+
+def time_prefill(
+    engine: Engine,
+    prompt_1T: Tensor,
+    n_pairs: int,
+    *,
+    routing: Routing | None = None,
+    forced_1T: Tensor | None = None,
+    random_skip_rate: float | None = None,
+    seed: int = 0,
+) -> TimingRow:
+    """Time reading a prompt up to the logits of its last token, gathered against dense.
+
+    Args as `time_decode`; `forced_1T` marks tokens that a guard makes execute everything.
+    """
+    if random_skip_rate is not None:
+        rates = [_random_rate(engine, random_skip_rate) if x.is_routed else 0.0 for x in engine.weights.layers]
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.rand(engine.n_layers, 1, prompt_1T.shape[1], generator=generator)
+        routing = Routing(override_mask_LBT=mask >= torch.tensor(rates)[:, None, None])
+    ran: list[Tensor] = []
+
+    def run(arm_routing: Routing | None) -> float:
+        cache = engine.new_cache(1, prompt_1T.shape[1])
+        start = time.perf_counter()
+        out = engine.hidden(prompt_1T, arm_routing, cache=cache, forced_BT=None if arm_routing is None else forced_1T)
+        engine.logits(out.hidden_BTD[:, -1]).argmax(-1)
+        seconds = time.perf_counter() - start
+        if out.execute_mask_LBT is not None:
+            ran[:] = [out.execute_mask_LBT]
+        return seconds
+
+    dense_s, skip_s = _interleave(lambda: run(None), lambda: run(routing), n_pairs)
+    skipped_L = (~ran[0]).float().mean((1, 2)).tolist()
+    rate = sum(skipped_L) / len(skipped_L)
+    return _row(
+        engine, "prefill", "gathered", random_skip_rate, prompt_1T.shape[1], None, rate, skipped_L, dense_s, skip_s
+    )  # fmt: skip
+
+
+def _row(
+    engine: Engine, phase: Phase, backend: str, random_skip_rate: float | None, prompt_tokens: int,
+    output_tokens: int | None, rate: float, rates: Sequence[float], dense_s: tuple[float, ...],
+    skip_s: tuple[float, ...],
+) -> TimingRow:  # fmt: skip
+    return TimingRow(
+        phase=phase, routing="trained" if random_skip_rate is None else "random", backend=backend, batch=1,
+        prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+        dtype=str(engine.weights.embedding.dtype).removeprefix("torch."), skip_rate=rate,
+        estimated_ceiling=estimated_ceiling(engine, rates), dense_s=dense_s, skip_s=skip_s,
+    )  # fmt: skip
