@@ -1,0 +1,1 @@
+"""KPI formulas, statistics, cost and the decision rule: pure arithmetic on records."""
