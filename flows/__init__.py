@@ -1,0 +1,1 @@
+"""Prefect flows, settings, ingest, tracking and the command line."""

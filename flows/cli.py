@@ -1,0 +1,153 @@
+"""Command line `skip-poc`: run, init, check, report, schema, ui.
+
+Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
+means a defect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flows import runtime
+from flows.errors import EXIT_CODE, PocError
+from flows.progress import Progress
+from flows.settings import base_source, load_settings, plan_sha256, write_schema
+from flows.store import read_json
+from kpis.errors import KpiError
+from reports.errors import ReportError
+from skipmodel.errors import SkipModelError
+
+PROFILES = ("auto", "quick", "standard", "full")
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        _tell("\ninterrupted; finished stages are kept, the same command goes on from there")
+        return EXIT_INTERRUPTED
+    except (PocError, SkipModelError, KpiError, ReportError) as error:
+        _tell(f"error: {error}")
+        return EXIT_CODE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _tell(f"error: the disk is full ({error})\n  do: free some space and run the same command again; "
+              "finished stages are kept")  # fmt: skip
+        return EXIT_CODE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = load_settings(arguments.config, arguments.profile)
+    # before the flow is imported: prefect, mlflow and transformers read the environment at import
+    runtime.prepare(arguments.runs_dir, base_source=base_source(settings, arguments.config))
+    from flows.poc import run_poc
+
+    run_poc(arguments.config, arguments.profile, arguments.runs_dir, Progress(quiet=arguments.quiet))
+    return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from flows.starter import copy_sample
+
+    settings_path = copy_sample(arguments.folder)
+    _say(f"{settings_path.parent} is a complete PoC; replace its texts, glossary and questions by yours, then\n"
+         f"  skip-poc check -c {settings_path}\n  skip-poc run -c {settings_path}")  # fmt: skip
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from flows.check import check_inputs
+
+    settings = load_settings(arguments.config, arguments.profile)
+    inputs = check_inputs(settings, arguments.config)
+    _say(
+        f"{arguments.config}: settings and inputs are usable\n"
+        f"  corpus: {inputs.n_documents} documents, {inputs.n_rejected} files left out\n"
+        f"  glossary: {inputs.n_terms} terms, questions: {inputs.n_questions}\n"
+        f"  base model: {settings.model.base.source}, profile: {settings.profile}\n"
+        f"  plan: {plan_sha256(settings)}"
+    )
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from reports.render import write_report
+
+    result_path = arguments.run_dir / "result.json"
+    result = read_json(result_path)
+    out = arguments.out or arguments.run_dir / f"report.{arguments.lang}.html"
+    write_report(result, out, language=arguments.lang)
+    _say(str(out))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    _say(str(write_schema()))
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    runtime.prepare(arguments.runs_dir)
+    from flows.servers import serve_until_interrupted
+
+    return serve_until_interrupted(arguments.runs_dir, arguments.mlflow_port, arguments.prefect_port, _say)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skip-poc", description="Decide whether token-level layer skipping pays on your own text."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("-c", "--config", type=Path, required=True, help="settings file, such as poc.yaml")
+        sub.add_argument("--profile", choices=PROFILES, help="budget, when the settings file says auto")
+
+    def add_runs_dir(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+
+    run = add("run", _run, "run the whole PoC; an interrupted run goes on where it stopped")
+    add_config(run)
+    add_runs_dir(run)
+    run.add_argument("--quiet", action="store_true", help="no progress lines")
+
+    init = add("init", _init, "make a folder to start from: the sample PoC, complete and runnable")
+    init.add_argument("folder", type=Path, help="a new or empty folder")
+
+    add_config(add("check", _check, "validate settings and inputs without running"))
+
+    report = add("report", _report, "write the report of a finished run again, also in the other language")
+    report.add_argument("run_dir", type=Path, help="run folder, such as runs/latest")
+    report.add_argument("--lang", choices=("ja", "en"), default="ja", help="language of the report")
+    report.add_argument("--out", type=Path, help="file to write; default: report.LANG.html in the run folder")
+
+    add("schema", _schema, "write the JSON schema of the settings file")
+
+    ui = add("ui", _ui, "open MLflow and Prefect on this machine's loopback address; Ctrl-C stops both")
+    add_runs_dir(ui)
+    ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow page")
+    ui.add_argument("--prefect-port", type=int, default=4200, help="port of the Prefect page")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")

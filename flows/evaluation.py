@@ -1,0 +1,313 @@
+"""The stages that judge the model: sweep over thresholds, the one confirmatory test, and paired timing.
+
+Each arm of an evaluation is a file of paired records, written as soon as it is measured: an interrupted stage
+goes on with the arms that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.progress import ProgressHook
+from flows.stages import MODEL_CODE
+from flows.store import StageResult, read_json, write_json
+from flows.workbench import KINDS, Workbench
+
+SCORE_CODE = [
+    *MODEL_CODE, "skipmodel/engine", "skipmodel/kv_cache.py", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
+    "flows/evaluation.py", "flows/questions.py", "flows/terms.py",
+]  # fmt: skip
+NOISE_FLOOR_ITEMS = 32
+
+
+class Scorer:
+    """Scores blocks and items of one split, dense once and then arm by arm, into paired records."""
+
+    def __init__(self, bench: Workbench, split: str, n_tokens: int) -> None:
+        from skipmodel.data import sample
+
+        self.bench, self.split = bench, split
+        sweep = bench.settings.model.sweep
+        self.force_critical = bench.settings.model.skip.force_critical
+        self.blocks = sample(bench.blocks(split, sweep.block_tokens), n_tokens, bench.settings.model.seed)
+        self.questions = bench.items(split)
+        self._dense: Any = None
+        self._dense_choices: list[int] | None = None
+
+    @property
+    def dense(self) -> Any:
+        """Scores of the dense tuned model on the blocks."""
+        from skipmodel.evaluate import score_blocks
+
+        if self._dense is None:
+            self._dense = score_blocks(self.bench.engine, self.blocks, None, force_critical=False)
+        return self._dense
+
+    def choices(self, routing: Any, *, batch_items: int = 8, n: int | None = None) -> list[int]:
+        """Return the chosen answers of the items under a routing; None is dense."""
+        from skipmodel.evaluate import score_items
+
+        return score_items(
+            self.bench.engine, self.bench.tokenizer, [item for _, item in self.questions[:n]], routing, kinds=KINDS,
+            force_critical=self.force_critical and routing is not None, batch_items=batch_items,
+        )  # fmt: skip
+
+    @property
+    def dense_choices(self) -> list[int]:
+        """Answers of the dense tuned model."""
+        if self._dense_choices is None:
+            self._dense_choices = self.choices(None)
+        return self._dense_choices
+
+    def documents(self, scores: Any) -> list[dict[str, Any]]:
+        """Pair scores with the dense ones, per document."""
+        from skipmodel.evaluate import pair_documents
+
+        return pair_documents(self.blocks, self.dense, scores, self.bench.engine.routed_layers)
+
+    def items(self, choices: Sequence[int]) -> list[dict[str, Any]]:
+        """Pair answers with the dense ones, per item."""
+        return [
+            {
+                "item_id": question.item_id,
+                "cluster": question.group,
+                "slice": question.slice,
+                "dense_correct": dense == question.answer,
+                "skip_correct": skip == question.answer,
+                "same_answer": dense == skip,
+                "must_pass": question.must_pass,
+                "language": question.language,
+            }
+            for (question, _), dense, skip in zip(self.questions, self.dense_choices, choices, strict=True)
+        ]
+
+    def arm(self, routing: Any, *, with_items: bool, force_critical: bool | None = None) -> dict[str, Any]:
+        """Score one arm; None is dense. Returns paired documents and items, and skip rates."""
+        from skipmodel.evaluate import score_blocks, skip_rate_by_kind, skip_rate_per_layer
+
+        force = self.force_critical if force_critical is None else force_critical
+        scores = self.dense
+        if routing is not None:
+            scores = score_blocks(self.bench.engine, self.blocks, routing, force_critical=force)
+        choices = self.dense_choices if routing is None else self.choices(routing) if with_items else None
+        per_layer = skip_rate_per_layer(self.blocks, scores)
+        return {
+            "skip_rate": sum(per_layer) / len(per_layer),
+            "skip_rate_per_layer": per_layer,
+            "skip_rate_by_class": skip_rate_by_kind(self.blocks, scores),
+            "documents": self.documents(scores),
+            "items": [] if choices is None or not with_items else self.items(choices),
+        }
+
+
+def _once(path: Path, make: Callable[[], dict[str, Any]]) -> None:
+    if not path.exists():
+        write_json(path, make())
+
+
+def sweep(bench: Workbench) -> StageResult:
+    """Thresholds from held-out text, each measured on the validation split; threshold 0 comes first."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel.data import sample
+        from skipmodel.gate import logit_to_threshold
+        from skipmodel.measure import estimated_ceiling
+        from skipmodel.thresholds import thresholds_for
+
+        engine, sweep_config = bench.engine, config.sweep
+
+        def read_thresholds() -> dict[str, Any]:
+            held_out = sample(bench.blocks("validation", sweep_config.block_tokens), sweep_config.calibration_tokens,
+                              config.seed + 1)  # fmt: skip
+            logits = thresholds_for(engine, held_out, sweep_config.target_skip_rates,
+                                    force_critical=config.skip.force_critical)  # fmt: skip
+            return {"logits": logits, "n_tokens": int(held_out.n_real_N.sum())}
+
+        _once(folder / "thresholds.json", read_thresholds)
+        logits = read_json(folder / "thresholds.json")["logits"]
+        points = [(0.0, None), *zip(config.sweep.target_skip_rates, logits, strict=False)]
+        scorer = Scorer(bench, "validation", config.sweep.validation_tokens)
+        for index, (target, logit) in enumerate(points):
+
+            def point(index: int = index, target: float = target, logit: float | None = logit) -> dict[str, Any]:
+                arm = scorer.arm(None if logit is None else engine.routing(logit), with_items=True)
+                return arm | {
+                    "index": index,
+                    "target_skip_rate": target,
+                    "threshold_logit": logit,
+                    "threshold": 0.0 if logit is None else logit_to_threshold(logit),
+                    "estimated_ceiling": estimated_ceiling(engine, arm["skip_rate_per_layer"]),
+                }
+
+            _once(folder / f"point-{index:02d}.json", point)
+            hook(index + 1, len(points))
+
+    inputs = {
+        "skip": bench.key("skip-tune"),
+        "ingest": bench.key("ingest"),
+        "questions": bench.input_hashes()["questions"],
+        "sweep": _without(dataclasses.asdict(config.sweep), "test_tokens", "test_items"),
+        "force_critical": config.skip.force_critical,
+        "seed": config.seed,
+    }
+    return bench.do("sweep", "sweep thresholds", inputs, SCORE_CODE, compute)
+
+
+def sweep_points(bench: Workbench) -> list[dict[str, Any]]:
+    """Return the measured points of the finished sweep, in order."""
+    return [read_json(path) for path in sorted(bench.folder("sweep").glob("point-*.json"))]
+
+
+def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
+    """Open the test split once, at the chosen threshold, with the controls beside it."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel.engine.executor import Routing
+        from skipmodel.thresholds import random_masks, static_masks
+
+        engine = bench.engine
+        scorer = Scorer(bench, "test", config.sweep.test_tokens)
+        routing = engine.routing(point["threshold_logit"])
+        shape = (len(scorer.blocks), scorer.blocks.ids_NT.shape[1])
+        arms: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("all_executed", lambda: scorer.arm(None, with_items=True)),
+            ("skiplayer", lambda: scorer.arm(routing, with_items=True)),
+            ("guards_off", lambda: scorer.arm(routing, with_items=False, force_critical=False)),
+            ("random_mask", lambda: scorer.arm(
+                Routing(override_mask_LBT=random_masks(_rates(folder), shape, config.seed)), with_items=False,
+                force_critical=False)),
+            ("static_drop", lambda: scorer.arm(
+                Routing(override_mask_LBT=static_masks(engine.n_layers, _cheapest(bench, _rates(folder)), shape)),
+                with_items=False, force_critical=False)),
+            ("base_untuned", lambda: _base_arm(bench, scorer)),
+            ("noise_floor", lambda: _noise_floor(scorer)),
+        ]  # fmt: skip
+        for done, (name, make) in enumerate(arms):
+            _once(folder / f"arm-{name}.json", make)
+            hook(done + 1, len(arms))
+
+    inputs = {
+        "sweep": bench.key("sweep"),
+        "threshold_logit": point["threshold_logit"],
+        "test_tokens": config.sweep.test_tokens,
+        "test_items": config.sweep.test_items,
+    }
+    return bench.do("confirm", "confirm once on the test split", inputs, SCORE_CODE, compute)
+
+
+def _rates(folder: Path) -> list[float]:
+    rates: list[float] = read_json(folder / "arm-skiplayer.json")["skip_rate_per_layer"]
+    return rates
+
+
+def _cheapest(bench: Workbench, rates: Sequence[float]) -> list[int]:
+    """Return the layers of least measured damage, as many as come nearest to the same total skip rate."""
+    report = read_json(bench.folder("calibrate") / "calibration.json")
+    damage = dict(zip(report["layers"], report["damage_nats"], strict=True))
+    order = sorted(report["routed_layers"], key=lambda index: float(damage[index]))
+    return order[: max(1, round(sum(rates)))]
+
+
+def _base_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
+    """Score the untuned base model on the same blocks: what domain tuning itself brought."""
+    from skipmodel.engine.executor import Engine
+    from skipmodel.evaluate import score_blocks
+    from skipmodel.model import SkipLayerForCausalLM
+
+    engine = Engine(SkipLayerForCausalLM.from_base(bench.load_base(), bench.settings.model.skip))
+    scores = score_blocks(engine, scorer.blocks, None, force_critical=False)
+    return {"skip_rate": 0.0, "documents": scorer.documents(scores), "items": []}
+
+
+def _noise_floor(scorer: Scorer) -> dict[str, Any]:
+    """Answer some items densely again in other batches: flips that have nothing to do with skipping."""
+    again = scorer.choices(None, batch_items=1, n=NOISE_FLOOR_ITEMS)
+    return {"n": len(again), "n_flips": sum(a != b for a, b in zip(again, scorer.dense_choices, strict=False))}
+
+
+def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) -> StageResult:
+    """Time decode and prefill in pairs: learned routing at the operating point, then random routing."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel import measure as clock
+
+        settings, engine = config.measure, bench.engine
+        blocks = bench.blocks("validation", settings.prompt_tokens + 1)
+        full = int((blocks.n_real_N >= blocks.n_real_N.max()).nonzero()[0])
+        text, critical = blocks.ids_NT[full : full + 1], blocks.critical_NT[full : full + 1]
+        prompt = text[:, : settings.decode_prompt_tokens]
+        rest = text[:, settings.decode_prompt_tokens : settings.decode_prompt_tokens + settings.decode_tokens]
+        routing = engine.routing(point["threshold_logit"])
+        forced = critical if config.skip.force_critical else None
+        cells: list[Callable[[], Any]] = [
+            lambda: clock.time_decode(engine, prompt, rest, settings.n_pairs, routing=routing),
+            lambda: clock.time_prefill(engine, text, settings.n_pairs, routing=routing, forced_1T=forced),
+        ]
+        for rate in settings.random_skip_rates:
+            for run in (
+                lambda rate=rate: clock.time_decode(engine, prompt, rest, settings.n_pairs, random_skip_rate=rate),
+                lambda rate=rate: clock.time_prefill(engine, text, settings.n_pairs, random_skip_rate=rate),
+            ):
+                cells.append(run)
+        for index, cell in enumerate(cells):
+            _once(folder / f"cell-{index:02d}.json", lambda cell=cell: dataclasses.asdict(cell()))  # type: ignore[misc]
+            hook(index + 1, len(cells))
+
+    inputs = {
+        "skip": bench.key("skip-tune"),
+        "threshold_logit": point["threshold_logit"],
+        "measure": dataclasses.asdict(config.measure),
+        "machine": machine,
+    }
+    code = [*SCORE_CODE, "skipmodel/measure.py"]
+    return bench.do("measure", "time dense against skip", inputs, code, compute)
+
+
+def timing_rows(bench: Workbench) -> list[dict[str, Any]]:
+    """Return the cells of the finished timing stage, in order."""
+    return [read_json(path) for path in sorted(bench.folder("measure").glob("cell-*.json"))]
+
+
+def passages(bench: Workbench, point: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return token-by-token routing of a few validation passages, for the map in the report."""
+    from skipmodel.data import sample
+    from skipmodel.evaluate import score_blocks
+
+    report = bench.settings.report
+    if report.n_passages == 0:
+        return []
+    blocks = sample(bench.blocks("validation", 64), 64 * report.n_passages, bench.settings.model.seed + 2)
+    force = bench.settings.model.skip.force_critical
+    scores = score_blocks(bench.engine, blocks, bench.engine.routing(point["threshold_logit"]), force_critical=force)
+    language = {d.document_id: d.language for d in bench.documents["validation"]}
+    rows = []
+    for row, name in enumerate(blocks.document_ids[: report.n_passages]):
+        n = int(blocks.n_real_N[row])
+        tokens = [bench.tokenizer.decode([token]) for token in blocks.ids_NT[row, :n].tolist()]
+        rows.append(
+            {
+                "id": f"P{row + 1}",
+                "language": language[name],
+                "tokens": tokens if report.include_samples else None,
+                "n_tokens": n,
+                "skipped_layers": (~scores.execute_mask_LNT[:, row, :n]).sum(0).tolist(),
+                "critical": blocks.critical_NT[row, :n].tolist(),
+            }
+        )
+    return rows
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def ppl(documents: Sequence[dict[str, Any]], which: str) -> float:
+    """Return the perplexity of paired documents, `dense` or `skip`."""
+    return math.exp(sum(d[f"nll_{which}"] for d in documents) / sum(d["n_tokens"] for d in documents))

@@ -1,0 +1,122 @@
+"""The flow `poc`: every stage of the PoC in order. Calls only; what a stage does is in the modules it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows import evaluation, logbook, result, runtime, stages
+from flows.progress import Progress
+from flows.settings import base_source, load_settings, plan_sha256
+from flows.store import RunFolder, Store, sha256_code, sha256_file, write_json
+from flows.workbench import Workbench
+from reports.render import write_report
+from reports.result import validate
+from skipmodel.memory import keep_freed_memory
+
+T = TypeVar("T")
+ROOMS = ("flows", "kpis", "reports", "skipmodel")
+N_STAGES = 10
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+def run_poc(settings_path: Path, profile: str | None, runs_dir: Path, progress: Progress) -> Path:
+    """Run the whole PoC in this process and return its run folder; finished stages are taken as they are."""
+    progress.n_stages = N_STAGES
+    token = _progress.set(progress)
+    try:
+        with runtime.quiet_engine():
+            return Path(poc(config_path=str(settings_path), profile=profile, runs_dir=str(runs_dir)))
+    finally:
+        _progress.reset(token)
+
+
+def _step(name: str, call: Callable[[], T]) -> T:
+    """Run one call as a Prefect task. Results are kept by our own store, so Prefect hashes and keeps nothing."""
+
+    @task(name=name, cache_policy=NO_CACHE, persist_result=False)
+    def body() -> T:
+        return call()
+
+    return body()
+
+
+@flow(name="poc", validate_parameters=True)
+def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str = "runs") -> str:
+    """Decide whether token-level layer skipping pays: from documents to a report.
+
+    Args:
+        config_path: The registered plan, poc.yaml.
+        profile: quick, standard or full; only where the plan leaves it open.
+        runs_dir: Where runs and finished stages are kept.
+
+    Returns:
+        The run folder, with report.html and result.json.
+    """
+    settings_path, runs = Path(config_path), Path(runs_dir)
+    settings = load_settings(settings_path, profile)
+    runtime.prepare(runs, base_source=base_source(settings, settings_path))
+    keep_freed_memory()
+    progress = _progress.get() or Progress(N_STAGES)
+    bench = Workbench(settings, settings_path, Store(runs / "store"), progress)
+    code = sha256_code(ROOMS)
+    hashes = bench.input_hashes() | {"prices": sha256_file(result.prices_path(settings, settings_path))}
+    bench.opened_run = RunFolder.open(runs, plan_sha256=plan_sha256(settings), code_sha256=code, input_sha256=hashes)
+    tracker = logbook.open_tracker(bench, runs)
+
+    for name, stage in (
+        ("ingest", stages.ingest),
+        ("base", stages.base),
+        ("dense-tune", stages.dense_tune),
+        ("calibrate", stages.calibrate),
+        ("skip-tune", stages.skip_tune),
+        ("sweep", evaluation.sweep),
+    ):
+        _step(name, lambda stage=stage: stage(bench))  # type: ignore[misc]
+        logbook.log_stage(tracker, bench, name)
+    rows = result.sweep_rows(bench)
+    choice, point = result.choose(bench, rows)
+    if choice["threshold"] is None:
+        progress.skip("confirm once on the test split: no threshold passed on validation, the test stays closed")
+    else:
+        _step("confirm", lambda: evaluation.confirm(bench, point))
+    facts = result.environment(settings)
+    _step("measure", lambda: evaluation.measure(bench, point, result.machine_fingerprint(facts)))
+    logbook.log_sweep(tracker, bench, rows)
+
+    def decide() -> dict[str, Any]:
+        return result.assemble(bench, rows, choice, point, facts, code, logbook.reference(tracker, bench))
+
+    with progress.stage("cost, gates and verdict"):
+        outcome = _step("decide", decide)
+        validate(outcome)
+        write_json(bench.run.path / "result.json", outcome)
+    with progress.stage("report"):
+        language = settings.report.language
+        _step("report", lambda: write_report(outcome, bench.run.path / "report.html", language))
+    bench.run.make_latest()
+    logbook.close(tracker, bench, outcome)
+    _tell(bench, outcome, progress)
+    return str(bench.run.path)
+
+
+def _tell(bench: Workbench, outcome: dict[str, Any], progress: Progress) -> None:
+    verdict = outcome["verdict"]
+    report = bench.run.path / "report.html"
+    text = f"verdict: {verdict['code']} ({', '.join(verdict['reasons'])})"
+    create_markdown_artifact(key="poc-report", markdown=f"{text}\n\nreport: `{report}`")
+    mlflow = outcome["run"]["mlflow"]
+    for line in (
+        text,
+        f"report:  {report}",
+        f"result:  {bench.run.path / 'result.json'}",
+        f"MLflow:  run {mlflow['run_id']} in {mlflow['tracking_uri']}",
+    ):
+        progress.note(line)

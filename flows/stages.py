@@ -1,0 +1,170 @@
+"""The stages that make the models: ingest, base model, dense tune, calibration, SkipLayer fine-tune.
+
+Each is one function of the workbench that names its inputs and the code its result depends on, so that nothing
+is computed twice and nothing stale is taken. Evaluation and timing are in `flows/evaluation.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from flows.progress import ProgressHook
+from flows.settings import base_source
+from flows.store import StageResult, read_json, write_json
+from flows.workbench import Workbench
+
+_MODEL_CODE = ["base", "config", "data", "families", "gate", "layer", "model", "router", "skip_path"]
+MODEL_CODE = [f"skipmodel/{name}.py" for name in _MODEL_CODE]
+TRAIN_CODE = [*MODEL_CODE, "skipmodel/train.py", "skipmodel/losses.py", "flows/stages.py"]
+
+
+def ingest(bench: Workbench) -> StageResult:
+    """Documents -> manifest, splits, critical spans."""
+    corpus, seed = bench.settings.corpus, bench.settings.model.seed
+    hashes = bench.input_hashes()
+    options = {
+        "validation_share": corpus.validation_share,
+        "test_share": corpus.test_share,
+        "min_characters": corpus.min_characters,
+        "seed": seed,
+    }
+
+    def compute(folder: Path, _: ProgressHook) -> None:
+        from flows.ingest import ingest as read
+
+        read(bench.corpus_path, bench.glossary_path, folder, **options)  # type: ignore[arg-type]
+
+    inputs = {"corpus": hashes["corpus"], "glossary": hashes["glossary"], **options}
+    return bench.do("ingest", "read documents", inputs, ["flows/ingest.py", "flows/terms.py"], compute)
+
+
+def base(bench: Workbench) -> StageResult:
+    """Base model -> a Hugging Face folder of this store, so that a slow source is read once."""
+    config = bench.settings.model
+
+    def compute(folder: Path, _: ProgressHook) -> None:
+        from skipmodel.base import load_base
+
+        source = dataclasses.replace(config.base, source=base_source(bench.settings, bench.settings_path))
+        model: Any
+        model, tokenizer, info = load_base(source)
+        model.save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+        write_json(folder / "base.json", info)
+
+    inputs = {"base": bench.base_fingerprint(), "dtype": config.base.dtype}
+    return bench.do("base", "load the base model", inputs, ["skipmodel/base.py", "flows/stages.py"], compute)
+
+
+def dense_tune(bench: Workbench) -> StageResult:
+    """Base model -> dense model tuned on the domain: teacher, reference, and frozen weights of the skip model."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel import train
+
+        blocks = _training_window(bench, 0, _steps_blocks(bench, "dense"))
+        tuned: Any
+        tuned, log = train.dense_tune(bench.load_base(), blocks, config.dense_tune, config.seed, hook)
+        tuned.save_pretrained(folder / "dense")
+        bench.tokenizer.save_pretrained(folder / "dense")
+        write_json(folder / "log.json", {"rows": log.rows, "n_tokens": log.n_tokens})
+
+    inputs = {
+        "ingest": bench.key("ingest"),
+        "base": bench.key("base"),
+        "dense_tune": dataclasses.asdict(config.dense_tune),
+        "block_tokens": config.block_tokens,
+        "seed": config.seed,
+    }
+    return bench.do("dense-tune", "tune the dense model", inputs, TRAIN_CODE, compute)
+
+
+def calibrate(bench: Workbench) -> StageResult:
+    """Dense model -> closed-form skip paths, routers and the range of layers that may be skipped."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel import calibrate as closed_form
+
+        model = _wrap_dense(bench)
+        n_blocks = max(1, config.calibrate.n_tokens // config.block_tokens)
+        blocks = _training_window(bench, _steps_blocks(bench, "dense"), n_blocks)
+        report = closed_form.calibrate(
+            model, blocks, config.calibrate, max_layer_damage_nats=config.skip.max_layer_damage_nats,
+            target_skip_rate=config.skip_tune.target_skip_rate, progress=hook,
+        )  # fmt: skip
+        model.save_routing(folder / "routing.safetensors")
+        rows = dataclasses.asdict(report)
+        rows["router_correlation"] = [None if math.isnan(value) else value for value in report.router_correlation]
+        write_json(folder / "calibration.json", rows | {"routed_layers": list(model.config.routed_layers)})
+
+    inputs = {
+        "dense": bench.key("dense-tune"),
+        "skip": dataclasses.asdict(config.skip),
+        "calibrate": dataclasses.asdict(config.calibrate),
+        "target_skip_rate": config.skip_tune.target_skip_rate,
+    }
+    code = [*MODEL_CODE, "skipmodel/calibrate.py", "flows/stages.py"]
+    return bench.do("calibrate", "start the routers in closed form", inputs, code, compute)
+
+
+def skip_tune(bench: Workbench) -> StageResult:
+    """Calibrated model -> fine-tuned SkipLayer checkpoint."""
+    config = bench.settings.model
+
+    def compute(folder: Path, hook: ProgressHook) -> None:
+        from skipmodel import train
+
+        model = _wrap_dense(bench)
+        routed = read_json(bench.folder("calibrate") / "calibration.json")["routed_layers"]
+        model.close_layers([index for index in model.config.routed_layers if index not in routed])
+        model.load_routing(bench.folder("calibrate") / "routing.safetensors")
+        n_calibrated = max(1, config.calibrate.n_tokens // config.block_tokens)
+        first = _steps_blocks(bench, "dense") + n_calibrated
+        blocks = _training_window(bench, first, _steps_blocks(bench, "skip"))
+        log = train.skip_tune(
+            model, blocks, config.skip_tune, config.seed, force_critical=config.skip.force_critical, progress=hook
+        )
+        model.save_pretrained(folder / "skiplayer")
+        bench.tokenizer.save_pretrained(folder / "skiplayer")
+        write_json(folder / "log.json", {"rows": log.rows, "n_tokens": log.n_tokens,
+                                         "n_added_parameters": model.n_added_parameters})  # fmt: skip
+
+    inputs = {
+        "calibrate": bench.key("calibrate"),
+        "dense": bench.key("dense-tune"),
+        "skip_tune": dataclasses.asdict(config.skip_tune),
+        "force_critical": config.skip.force_critical,
+        "seed": config.seed,
+    }
+    return bench.do("skip-tune", "fine-tune the SkipLayer model", inputs, TRAIN_CODE, compute)
+
+
+def train_tokens(bench: Workbench) -> tuple[int, int]:
+    """Return how many different training tokens the stages read, and how many there are."""
+    config = bench.settings.model
+    blocks = bench.training_blocks()
+    wanted = _steps_blocks(bench, "dense") + _steps_blocks(bench, "skip")
+    wanted += max(1, config.calibrate.n_tokens // config.block_tokens)
+    return min(wanted, len(blocks)) * config.block_tokens, len(blocks) * config.block_tokens
+
+
+def _steps_blocks(bench: Workbench, which: str) -> int:
+    config = bench.settings.model.dense_tune if which == "dense" else bench.settings.model.skip_tune
+    return config.steps * config.batch_blocks
+
+
+def _training_window(bench: Workbench, first: int, n_blocks: int) -> Any:
+    """Return `n_blocks` training blocks from `first` on, around the end: stages read different text if they can."""
+    blocks = bench.training_blocks()
+    return blocks.take([(first + i) % len(blocks) for i in range(min(max(n_blocks, 1), len(blocks)))])
+
+
+def _wrap_dense(bench: Workbench) -> Any:
+    from skipmodel.model import SkipLayerForCausalLM
+
+    return SkipLayerForCausalLM.from_base(bench.load_dense(), bench.settings.model.skip)

@@ -1,0 +1,326 @@
+"""Content-addressed stages and run folders.
+
+A stage is a folder `store/<name>-<key>/` whose key is the hash of its inputs and of the code that made it.
+It is worked on in `<name>-<key>.partial/`, which survives a kill, and renamed when it is complete: a folder
+without `.partial` is whole, and is never computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flows.errors import PocError
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+CODE_ROOT = Path(__file__).resolve().parents[1]
+"""Folder that holds the four packages, in a checkout and in site-packages alike."""
+
+KEY_LENGTH = 16
+FULL_BELOW_BYTES = 16 * 2**20
+"""With less room than this after a failure, the failure is blamed on the disk."""
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+# --- hashes and JSON -------------------------------------------------------------------------------------
+
+
+def sha256_json(value: Json) -> str:
+    """Return the SHA-256 of a JSON value, the same for every key order.
+
+    Raises:
+        ValueError: The value holds NaN or infinity.
+        TypeError: The value is not JSON.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path) -> str:
+    """Return one hash over the names and bytes of all files below a folder.
+
+    Raises:
+        PocError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise PocError("the folder of documents is missing", where=str(folder),
+                       todo="set corpus.folder in poc.yaml to the folder that holds the texts")  # fmt: skip
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and os.access(path, os.R_OK))
+    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+
+
+@functools.cache
+def sha256_code(names: tuple[str, ...]) -> str:
+    """Return one hash over the Python sources of rooms (`skipmodel`) and modules (`flows/ingest.py`).
+
+    Raises:
+        FileNotFoundError: No such room or module: a defect of the caller, not of the user's input.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(names)):
+        target = CODE_ROOT / name
+        files = sorted(target.rglob("*.py")) if target.is_dir() else [target]
+        if not files:
+            raise FileNotFoundError(f"no Python sources under {name}")
+        for file in files:
+            digest.update(f"{file.relative_to(CODE_ROOT).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        PocError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise PocError(f"{path.name} is missing", where=str(path),
+                       todo="run the PoC again; finished stages are kept") from error  # fmt: skip
+    except ValueError as error:
+        raise PocError(f"{path.name} is not valid JSON: {error}", where=str(path),
+                       todo="remove the folder that holds it and run the PoC again") from error  # fmt: skip
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write JSON atomically: readers see the old file or the whole new one, also after a kill.
+
+    Keys are sorted, text stays readable UTF-8.
+
+    Raises:
+        ValueError: The value holds NaN or infinity; missing numbers are null with a reason.
+        PocError: The disk is full or the folder is not writable.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with clear_disk_errors(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission inside the block into a PocError that names `path`."""
+    try:
+        yield
+    except PocError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _DISK_FULL or "No space left on device" in str(error) or _is_full(path):
+            raise PocError(
+                f"the disk is full ({error})",
+                where=str(path),
+                todo="free some space and run the same command again; finished stages are kept",
+            ) from error
+        if code in _NO_PERMISSION:
+            raise PocError(
+                f"no permission ({error})",
+                where=str(path),
+                todo="allow it, or choose another folder with --runs-dir",
+            ) from error
+        raise
+
+
+def _is_full(path: Path) -> bool:
+    # torch, safetensors and SQLite report a full disk as errors of their own, without an errno
+    folder = next((parent for parent in (path, *path.parents) if parent.is_dir()), None)
+    return folder is not None and shutil.disk_usage(folder).free < FULL_BELOW_BYTES
+
+
+@contextlib.contextmanager
+def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock, and so does the end of the process, kill -9 included
+
+
+# --- stages ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One finished stage."""
+
+    name: str
+    key: str
+    path: Path
+    """Folder with the stage's files."""
+    seconds: float
+    """Time of the computation itself, also when it was done by an earlier run. [s]"""
+    reused: bool
+    """True when this call found the stage finished."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of finished and half-finished stages.
+
+    Args:
+        root: Usually `runs/store`; made on first use.
+        on_wait: Called with the stage name when another process works on the same stage.
+    """
+
+    root: Path
+    on_wait: Callable[[str], None] = lambda name: None
+
+    def key(self, name: str, inputs: Mapping[str, Json], code: Sequence[str]) -> str:
+        """Return the key of a stage: a hash of its name, its inputs and the sources named in `code`."""
+        return sha256_json({"name": name, "inputs": inputs, "code": sha256_code(tuple(code))})[:KEY_LENGTH]
+
+    def find(self, name: str, inputs: Mapping[str, Json], code: Sequence[str]) -> StageResult | None:
+        """Return the finished stage, or None when it still has to be computed."""
+        return self._finished(name, self.key(name, inputs, code))
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Json],
+        code: Sequence[str],
+        compute: Callable[[Path], None],
+    ) -> StageResult:
+        """Return the finished stage, computing it when it is not there yet.
+
+        `compute` gets the `.partial` folder. It finds there what an interrupted run of the same stage left
+        behind, and may go on from it; whatever it writes should be atomic for that.
+
+        Args:
+            name: Stage name, lower case, part of the folder name.
+            inputs: Everything that decides the result: settings, hashes of files, keys of earlier stages.
+            code: Rooms or module files whose sources belong to the key, such as `skipmodel` or
+                `flows/ingest.py`.
+            compute: Writes the stage's files into the folder it is given.
+
+        Raises:
+            PocError: The disk is full or the folder is not writable. The partial folder stays.
+        """
+        key = self.key(name, inputs, code)
+        final = self.root / f"{name}-{key}"
+        partial = final.with_name(final.name + ".partial")
+        with clear_disk_errors(final):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = self.root / ".locks" / final.name
+            with _locked(lock, functools.partial(self.on_wait, name)):
+                finished = self._finished(name, key)
+                if finished is not None:
+                    return finished
+                resumed = partial.exists()
+                partial.mkdir(exist_ok=True)
+                started = time.perf_counter()
+                compute(partial)
+                seconds = time.perf_counter() - started
+                record: dict[str, Json] = {
+                    "name": name,
+                    "key": key,
+                    "inputs": inputs,
+                    "seconds": seconds,  # of the last attempt when `resumed`
+                    "resumed": resumed,
+                    "created_at": _now().isoformat(timespec="seconds"),
+                }
+                write_json(partial / "stage.json", record)
+                os.rename(partial, final)
+        return StageResult(name, key, final, seconds, reused=False)
+
+    def _finished(self, name: str, key: str) -> StageResult | None:
+        final = self.root / f"{name}-{key}"
+        if not final.is_dir():
+            return None
+        record = read_json(final / "stage.json")
+        return StageResult(name, key, final, float(record["seconds"]), reused=True)
+
+
+# --- run folders -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: what was registered, and where its result goes."""
+
+    path: Path
+    id: str
+    created_at: str
+    """Start of the first attempt, ISO 8601 with offset."""
+    reused: bool
+    """True when an earlier run of the same plan, code and inputs is taken again."""
+
+    @classmethod
+    def open(cls, runs_dir: Path, *, plan_sha256: str, code_sha256: str, input_sha256: Mapping[str, str]) -> RunFolder:
+        """Take the newest folder of the same plan, code and inputs again, complete or not, or make one.
+
+        Raises:
+            PocError: The runs folder cannot be written.
+        """
+        run_key = sha256_json({"plan": plan_sha256, "code": code_sha256, "inputs": dict(input_sha256)})
+        with clear_disk_errors(runs_dir):
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            with _locked(runs_dir / ".lock", lambda: None):
+                for candidate in sorted(runs_dir.glob("[0-9]*-*/run.json"), reverse=True):
+                    record = read_json(candidate)
+                    if record["run_key"] == run_key:
+                        folder = candidate.parent
+                        return cls(folder, folder.name, record["created_at"], reused=True)
+                now = _now()
+                folder = _new_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-{plan_sha256[:8]}")
+                created_at = now.isoformat(timespec="seconds")
+                record = {"run_key": run_key, "created_at": created_at, "plan_sha256": plan_sha256,
+                          "code_sha256": code_sha256, "input_sha256": dict(input_sha256)}  # fmt: skip
+                write_json(folder / "run.json", record)
+                return cls(folder, folder.name, created_at, reused=False)
+
+    def make_latest(self) -> Path:
+        """Let `runs/latest` name this folder, atomically, and return the link."""
+        link = self.path.parent / "latest"
+        with clear_disk_errors(link):
+            if link.is_dir() and not link.is_symlink():
+                raise PocError(f"{link.name} is a folder, not a link", where=str(link),
+                               todo="move it away and run the same command again")  # fmt: skip
+            fresh = link.with_name(f".latest.{os.getpid()}")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(self.path.name)
+            os.replace(fresh, link)
+        return link
+
+
+def _new_folder(runs_dir: Path, stem: str) -> Path:
+    for name in (stem, *(f"{stem}-{i}" for i in range(2, 100))):
+        with contextlib.suppress(FileExistsError):
+            (runs_dir / name).mkdir()
+            return runs_dir / name
+    raise PocError(f"100 runs started within the second of {stem}", where=str(runs_dir), todo="wait a second")
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()

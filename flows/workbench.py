@@ -1,0 +1,208 @@
+"""What the stages of one PoC run share: settings, store, and things that are costly to load and loaded once."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from flows.progress import Progress, ProgressHook
+from flows.questions import Question, load_questions, select_items
+from flows.settings import Settings, base_source, resolve
+from flows.store import Json, RunFolder, StageResult, Store, sha256_file, sha256_folder
+from flows.terms import KINDS as SPAN_KINDS
+from flows.terms import TermMatcher, find_spans, load_glossary
+
+if TYPE_CHECKING:
+    from skipmodel.data import Blocks, Document
+    from skipmodel.engine.executor import Engine
+    from skipmodel.evaluate import Item
+    from skipmodel.model import SkipLayerForCausalLM
+
+KINDS = ("other", *SPAN_KINDS)
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Workbench:
+    """One run: its plan, its folders, its finished stages, and caches of loaded things."""
+
+    settings: Settings
+    settings_path: Path
+    store: Store
+    progress: Progress
+    opened_run: RunFolder | None = None
+    stages: dict[str, StageResult] = field(default_factory=dict)
+    _blocks: dict[tuple[str, int], Blocks] = field(default_factory=dict)
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder of this run; set once the hashes of the inputs are known."""
+        if self.opened_run is None:
+            raise RuntimeError("the run folder is opened by the flow before any stage needs it")
+        return self.opened_run
+
+    def do(
+        self, name: str, title: str, inputs: Mapping[str, Any], code: Sequence[str],
+        compute: Callable[[Path, ProgressHook], None],
+    ) -> StageResult:  # fmt: skip
+        """Run one stage through the store, with its progress lines, and remember the result."""
+        with self.progress.stage(title) as hook:
+            result = self.store.run(name, inputs, code, lambda folder: compute(folder, hook))
+            hook.reused = result.reused
+        self.stages[name] = result
+        return result
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of a finished stage."""
+        return self.stages[stage].path
+
+    def key(self, stage: str) -> str:
+        """Return the key of a finished stage, an input of the stages that read it."""
+        return self.stages[stage].key
+
+    # --- inputs -------------------------------------------------------------------------------------------
+
+    @property
+    def corpus_path(self) -> Path:
+        """Folder of the documents."""
+        return resolve(self.settings_path, self.settings.corpus.folder)
+
+    @property
+    def glossary_path(self) -> Path | None:
+        """The glossary, if there is one."""
+        name = self.settings.corpus.glossary
+        return None if name is None else resolve(self.settings_path, name)
+
+    @property
+    def questions_path(self) -> Path | None:
+        """The questions, if there are any."""
+        name = self.settings.corpus.questions
+        return None if name is None else resolve(self.settings_path, name)
+
+    @functools.cached_property
+    def matcher(self) -> TermMatcher:
+        """Finds critical spans with the terms of the glossary."""
+        return TermMatcher.from_glossary([] if self.glossary_path is None else load_glossary(self.glossary_path))
+
+    @functools.cached_property
+    def questions(self) -> list[Question]:
+        """All questions, checked."""
+        return [] if self.questions_path is None else load_questions(self.questions_path)
+
+    def base_fingerprint(self) -> dict[str, Json]:
+        """Return what identifies the base model: its source, and version or file sizes."""
+        source = base_source(self.settings, self.settings_path)
+        if source.startswith("package:"):
+            return {"source": source, "version": importlib.metadata.version(source.removeprefix("package:"))}
+        folder = Path(source)
+        sizes = {p.name: p.stat().st_size for p in sorted(folder.glob("*"))} if folder.is_dir() else {}
+        return {"source": source, "files": sizes}
+
+    # --- loaded once --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """Tokenizer of the base model, which the tuned models keep."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder("base") / "base")
+
+    def load_base(self) -> Any:
+        """Load the untuned base model."""
+        return self._load_causal_lm(self.folder("base") / "base")
+
+    def load_dense(self) -> Any:
+        """Load the dense tuned model."""
+        return self._load_causal_lm(self.folder("dense-tune") / "dense")
+
+    def _load_causal_lm(self, folder: Path) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        dtype = getattr(torch, self.settings.model.base.dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model.eval()
+
+    @functools.cached_property
+    def documents(self) -> dict[str, list[Document]]:
+        """Documents by split."""
+        from skipmodel.data import Document, Span
+
+        by_split: dict[str, list[Document]] = {split: [] for split in SPLITS}
+        with (self.folder("ingest") / "documents.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                spans = tuple(Span(span["start"], span["end"], span["kind"]) for span in row["spans"])
+                document = Document(row["document_id"], row["text"], spans, row["language"])
+                by_split[row["split"]].append(document)
+        return by_split
+
+    def blocks(self, split: str, block_tokens: int) -> Blocks:
+        """Return all blocks of a split."""
+        from skipmodel.data import cut, tokenize
+
+        if (split, block_tokens) in self._blocks:
+            return self._blocks[split, block_tokens]
+        tokenizer = self.tokenizer
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        blocks = cut(tokenize(self.documents[split], tokenizer, KINDS), block_tokens, pad_id or 0, KINDS)
+        self._blocks[split, block_tokens] = blocks
+        return blocks
+
+    def training_blocks(self) -> Blocks:
+        """Return the full training blocks in the order in which training uses them."""
+        from skipmodel.data import sample
+
+        config = self.settings.model
+        blocks = self.blocks("train", config.block_tokens)
+        return sample(blocks, int(blocks.n_real_N.sum()), config.seed, full_only=True)
+
+    def items(self, split: str) -> list[tuple[Question, Item]]:
+        """Return the question items of a split, with critical spans."""
+        from skipmodel.data import Document, Span
+        from skipmodel.evaluate import Item
+
+        sweep = self.settings.model.sweep
+        n = sweep.validation_items if split == "validation" else sweep.test_items
+        if n == 0 or not self.questions:
+            return []
+
+        def document(name: str, text: str, language: str) -> Document:
+            spans = tuple(Span(s.start, s.end, s.kind) for s in find_spans(text, self.matcher))
+            return Document(name, text, spans, language)
+
+        chosen = select_items(self.questions, "validation" if split == "validation" else "test", n,
+                              self.settings.model.seed)  # fmt: skip
+        return [
+            (q, Item(q.item_id, document(q.item_id, q.question, q.language),
+                     tuple(document(q.item_id, choice, q.language) for choice in q.choices), q.answer))
+            for q in chosen
+        ]  # fmt: skip
+
+    @functools.cached_property
+    def model(self) -> SkipLayerForCausalLM:
+        """The fine-tuned SkipLayer model."""
+        from skipmodel.model import SkipLayerForCausalLM
+
+        folder = self.folder("skip-tune") / "skiplayer"
+        model: Any = SkipLayerForCausalLM.from_pretrained(folder, dtype="auto")
+        return cast("SkipLayerForCausalLM", model.eval())
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """Executes the SkipLayer model; with routing None it is the dense tuned model, same weights."""
+        from skipmodel.engine.executor import Engine
+
+        return Engine(self.model)
+
+    def input_hashes(self) -> dict[str, str]:
+        """Return hashes of the files that the user brought."""
+        hashes = {"corpus": sha256_folder(self.corpus_path)}
+        for name, path in (("glossary", self.glossary_path), ("questions", self.questions_path)):
+            hashes[name] = "" if path is None else sha256_file(path)
+        return hashes
