@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from flows.check import check_inputs
+
     settings = load_settings(arguments.config, arguments.profile)
+    check_inputs(settings, arguments.config)  # a misspelt price would otherwise be told after the training
     # before the flow is imported: prefect, mlflow and transformers read the environment at import
     runtime.prepare(arguments.runs_dir, base_source=base_source(settings, arguments.config))
     from flows.poc import run_poc

@@ -7,7 +7,6 @@ goes on with the arms that are missing.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,21 +238,20 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
         from skipmodel import measure as clock
 
         settings, engine = config.measure, bench.engine
-        blocks = bench.blocks("validation", settings.prompt_tokens + 1)
-        full = int((blocks.n_real_N >= blocks.n_real_N.max()).nonzero()[0])
-        text, critical = blocks.ids_NT[full : full + 1], blocks.critical_NT[full : full + 1]
-        prompt = text[:, : settings.decode_prompt_tokens]
-        rest = text[:, settings.decode_prompt_tokens : settings.decode_prompt_tokens + settings.decode_tokens]
+        texts, critical = _timed_texts(bench, settings.prompt_tokens)
+        n_before = settings.decode_prompt_tokens
+        short, _ = _timed_texts(bench, n_before + settings.decode_tokens)
+        n_pairs = settings.n_pairs
         routing = engine.routing(point["threshold_logit"])
         forced = critical if config.skip.force_critical else None
         cells: list[Callable[[], Any]] = [
-            lambda: clock.time_decode(engine, prompt, rest, settings.n_pairs, routing=routing),
-            lambda: clock.time_prefill(engine, text, settings.n_pairs, routing=routing, forced_1T=forced),
+            lambda: clock.time_decode(engine, short, n_before, n_pairs, routing=routing),
+            lambda: clock.time_prefill(engine, texts, n_pairs, routing=routing, forced=forced),
         ]
         for rate in settings.random_skip_rates:
             for run in (
-                lambda rate=rate: clock.time_decode(engine, prompt, rest, settings.n_pairs, random_skip_rate=rate),
-                lambda rate=rate: clock.time_prefill(engine, text, settings.n_pairs, random_skip_rate=rate),
+                lambda rate=rate: clock.time_decode(engine, short, n_before, n_pairs, random_skip_rate=rate),
+                lambda rate=rate: clock.time_prefill(engine, texts, n_pairs, random_skip_rate=rate),
             ):
                 cells.append(run)
         for index, cell in enumerate(cells):
@@ -268,6 +266,17 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
     }
     code = [*SCORE_CODE, "skipmodel/measure.py"]
     return bench.do("measure", "time dense against skip", inputs, code, compute)
+
+
+def _timed_texts(bench: Workbench, n_tokens: int) -> tuple[list[Any], list[Any]]:
+    """Return validation texts of one length for timing, each from another document while they last, and guards."""
+    from skipmodel.data import sample
+
+    config = bench.settings.model
+    blocks = sample(bench.blocks("validation", n_tokens), n_tokens * config.measure.n_pairs, config.seed + 3,
+                    full_only=True)  # fmt: skip
+    rows = range(len(blocks))
+    return [blocks.ids_NT[i : i + 1] for i in rows], [blocks.critical_NT[i : i + 1] for i in rows]
 
 
 def timing_rows(bench: Workbench) -> list[dict[str, Any]]:
@@ -306,8 +315,3 @@ def passages(bench: Workbench, point: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
-
-
-def ppl(documents: Sequence[dict[str, Any]], which: str) -> float:
-    """Return the perplexity of paired documents, `dense` or `skip`."""
-    return math.exp(sum(d[f"nll_{which}"] for d in documents) / sum(d["n_tokens"] for d in documents))

@@ -49,7 +49,8 @@ def log_stage(tracker: Tracker, bench: Workbench, name: str) -> None:
         metrics |= {f"n_documents_{split}": totals["n_documents"][split] for split in SPLITS}
         metrics |= {"n_quarantined": totals["n_quarantined"], "n_glossary_terms": manifest["n_glossary_terms"]}
         sha256 = sha256_file(stage.path / "documents.jsonl")
-        datasets = [DatasetRef("corpus", sha256, split, totals["n_documents"][split]) for split in SPLITS]
+        # MLflow keeps one data set per name and hash: the split belongs into the name
+        datasets = [DatasetRef(f"corpus {split}", sha256, split, totals["n_documents"][split]) for split in SPLITS]
     elif name in ("dense-tune", "skip-tune"):
         log = read_json(stage.path / "log.json")
         metrics["n_tokens"] = log["n_tokens"]

@@ -15,6 +15,7 @@ from flows import evaluation, logbook, result, runtime, stages
 from flows.progress import Progress
 from flows.settings import base_source, load_settings, plan_sha256
 from flows.store import RunFolder, Store, sha256_code, sha256_file, write_json
+from flows.tracking import Tracker
 from flows.workbench import Workbench
 from reports.render import write_report
 from reports.result import validate
@@ -71,6 +72,16 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
     bench.opened_run = RunFolder.open(runs, plan_sha256=plan_sha256(settings), code_sha256=code, input_sha256=hashes)
     tracker = logbook.open_tracker(bench, runs)
 
+    try:
+        _run_stages(bench, tracker, code)
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    return str(bench.run.path)
+
+
+def _run_stages(bench: Workbench, tracker: Tracker, code: str) -> None:
+    settings, progress = bench.settings, bench.progress
     for name, stage in (
         ("ingest", stages.ingest),
         ("base", stages.base),
@@ -94,17 +105,22 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
     def decide() -> dict[str, Any]:
         return result.assemble(bench, rows, choice, point, facts, code, logbook.reference(tracker, bench))
 
-    with progress.stage("cost, gates and verdict"):
-        outcome = _step("decide", decide)
-        validate(outcome)
-        write_json(bench.run.path / "result.json", outcome)
-    with progress.stage("report"):
-        language = settings.report.language
-        _step("report", lambda: write_report(outcome, bench.run.path / "report.html", language))
+    report = bench.run.path / "report.html"
+    outcome = result.kept(bench)
+    with progress.stage("cost, gates and verdict") as hook:
+        hook.reused = outcome is not None
+        if outcome is None:
+            outcome = _step("decide", decide)
+            validate(outcome)
+            report.unlink(missing_ok=True)
+            write_json(bench.run.path / "result.json", outcome)
+    with progress.stage("report") as hook:
+        hook.reused = report.exists()
+        if not hook.reused:
+            _step("report", lambda: write_report(outcome, report, settings.report.language))
     bench.run.make_latest()
     logbook.close(tracker, bench, outcome)
     _tell(bench, outcome, progress)
-    return str(bench.run.path)
 
 
 def _tell(bench: Workbench, outcome: dict[str, Any], progress: Progress) -> None:
@@ -117,6 +133,6 @@ def _tell(bench: Workbench, outcome: dict[str, Any], progress: Progress) -> None
         text,
         f"report:  {report}",
         f"result:  {bench.run.path / 'result.json'}",
-        f"MLflow:  run {mlflow['run_id']} in {mlflow['tracking_uri']}",
+        f"MLflow:  experiment {mlflow['experiment']}, run {mlflow['run_id']} (make ui shows it)",
     ):
         progress.note(line)

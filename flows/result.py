@@ -78,17 +78,18 @@ def controls(bench: Workbench) -> list[dict[str, Any]]:
         arm = read_json(bench.folder("confirm") / f"arm-{file}.json")
         documents, items = _pairs(arm)
         rise: Interval = quality.ppl_rise(documents, seed=bench.settings.model.seed)
+        nll_skip = sum(document.nll_skip for document in documents)
         n_bytes = sum(document.n_bytes for document in documents)
         rows.append(
             {
                 "name": name,
                 "split": "test",
                 "skip_rate": arm["skip_rate"],
-                "ppl": evaluation.ppl(arm["documents"], "skip"),
+                "ppl": quality.perplexity(nll_skip, sum(document.n_tokens for document in documents)),
                 "ppl_rise": rise.value,
                 "ppl_rise_low": rise.low,
                 "ppl_rise_high": rise.high,
-                "bits_per_byte": quality.bits_per_byte(sum(d.nll_skip for d in documents), n_bytes),
+                "bits_per_byte": quality.bits_per_byte(nll_skip, n_bytes),
                 "item_accuracy": float(np.mean([item.skip_correct for item in items])) if items else None,
                 "note": notes.get(name),
             }
@@ -268,6 +269,17 @@ def _model(bench: Workbench) -> dict[str, Any]:
         "skip_tune": _tuned(bench, "skip-tune", config.skip_tune.steps)
         | {"target_skip_rate": config.skip_tune.target_skip_rate},
     }
+
+
+def kept(bench: Workbench) -> dict[str, Any] | None:
+    """Return the result.json that this run folder already holds, if it comes from exactly these stages."""
+    path = bench.run.path / "result.json"
+    if not path.exists():
+        return None
+    outcome: dict[str, Any] = read_json(path)
+    same_stages = [row["key"] for row in outcome["stages"]] == [stage.key for stage in bench.stages.values()]
+    same_report = outcome["run"]["language"] == bench.settings.report.language
+    return outcome if same_stages and same_report and outcome["plan"]["registered"] == flatten(bench.settings) else None
 
 
 def assemble(

@@ -135,17 +135,18 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
-        if code in _DISK_FULL or "No space left on device" in str(error) or _is_full(path):
-            raise PocError(
-                f"the disk is full ({error})",
-                where=str(path),
-                todo="free some space and run the same command again; finished stages are kept",
-            ) from error
+        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__  # SQL goes on for lines
         if code in _NO_PERMISSION:
             raise PocError(
-                f"no permission ({error})",
+                f"no permission ({detail})",
                 where=str(path),
                 todo="allow it, or choose another folder with --runs-dir",
+            ) from error
+        if code in _DISK_FULL or "No space left on device" in str(error) or _is_full(path):
+            raise PocError(
+                f"the disk is full ({detail})",
+                where=str(path),
+                todo="free some space and run the same command again; finished stages are kept",
             ) from error
         raise
 

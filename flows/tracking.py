@@ -63,9 +63,10 @@ class Tracker:
         self.experiment = experiment
         self._runs_dir = runs_dir
         self._parent_id: str | None = None
-        # migration messages of a new database say nothing to the reader of a PoC
-        for name in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        # migration messages of a new database say nothing to the reader of a PoC; what goes wrong is raised too,
+        # and told once instead of twice
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         with self._clear_errors():
             if uri is None:
                 runs_dir.mkdir(parents=True, exist_ok=True)

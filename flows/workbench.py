@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from flows.errors import PocError
 from flows.progress import Progress, ProgressHook
 from flows.questions import Question, load_questions, select_items
 from flows.settings import Settings, base_source, resolve
@@ -98,7 +99,14 @@ class Workbench:
         """Return what identifies the base model: its source, and version or file sizes."""
         source = base_source(self.settings, self.settings_path)
         if source.startswith("package:"):
-            return {"source": source, "version": importlib.metadata.version(source.removeprefix("package:"))}
+            name = source.removeprefix("package:")
+            try:
+                return {"source": source, "version": importlib.metadata.version(name)}
+            except importlib.metadata.PackageNotFoundError as error:
+                raise PocError(
+                    f"the Python package {name} that carries the base model is not installed",
+                    where="model.base.source", todo="run `make env`, or name a Hugging Face model folder",
+                ) from error  # fmt: skip
         folder = Path(source)
         sizes = {p.name: p.stat().st_size for p in sorted(folder.glob("*"))} if folder.is_dir() else {}
         return {"source": source, "files": sizes}
@@ -124,9 +132,11 @@ class Workbench:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from skipmodel.base import default_device
+
         dtype = getattr(torch, self.settings.model.base.dtype)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        return model.eval()
+        return model.to(default_device()).eval()
 
     @functools.cached_property
     def documents(self) -> dict[str, list[Document]]:
@@ -187,11 +197,12 @@ class Workbench:
     @functools.cached_property
     def model(self) -> SkipLayerForCausalLM:
         """The fine-tuned SkipLayer model."""
+        from skipmodel.base import default_device
         from skipmodel.model import SkipLayerForCausalLM
 
         folder = self.folder("skip-tune") / "skiplayer"
         model: Any = SkipLayerForCausalLM.from_pretrained(folder, dtype="auto")
-        return cast("SkipLayerForCausalLM", model.eval())
+        return cast("SkipLayerForCausalLM", model.to(default_device()).eval())
 
     @functools.cached_property
     def engine(self) -> Engine:

@@ -90,10 +90,10 @@ CATALOG: tuple[Entry, ...] = (
         name_en="Failed must-pass cases",
         unit="count",
         higher_is_better=False,
-        formula="failures among the listed cases; exact upper bound beside it",
+        formula="failures among the listed cases that the dense model passes; exact upper bound beside it",
         source="ours; kpis.gates_quality",
-        meaning_ja="事前に「間違いは許されない」と決めた質問のうち、間違えた数。",
-        meaning_en="How many of the questions listed beforehand as not allowed to fail did fail.",
+        meaning_ja="事前に「間違いは許されない」と決めた質問で、密モデルは正解したのにSkipLayerが間違えた数。",
+        meaning_en="Questions registered as not allowed to fail that the dense model passes and SkipLayer fails.",
     ),
     Entry(
         id="Q7",

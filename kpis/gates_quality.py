@@ -26,7 +26,16 @@ def quality_gates(
         RecordError: when a confirmation comes without its bounds.
     """
     if confirmation is None:
-        return [gate(name, "not_measured", "no_threshold_chosen") for name in QUALITY_IDS]
+        registered = {
+            "Q1": -limits.quality_margin,
+            "Q2": limits.max_flip_rate,
+            "Q3": limits.min_agreement,
+            "Q4": limits.max_over_skip,
+            "Q5": limits.max_selectivity,
+            "Q6": limits.max_must_pass_failures,
+            "Q7": -limits.slice_margin,
+        }
+        return [gate(name, "not_measured", "no_threshold_chosen", limit=registered[name]) for name in QUALITY_IDS]
     if bounds is None:
         raise RecordError(
             "gates: expected evidence.bounds beside a confirmation, got None; compute them with kpis.quality.bounds "

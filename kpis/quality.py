@@ -191,8 +191,9 @@ def confirmation(
         "skip_share_critical": _skipped(totals["n_critical_executed"], totals["n_critical_positions"]),
         "skip_share_other": _skipped(totals["n_other_executed"], totals["n_other_positions"]),
         "noise_floor_flips": noise_floor_flips,
-        "n_must_pass": sum(item.must_pass for item in items),
-        "n_must_pass_failed": sum(item.must_pass and not item.skip_correct for item in items),
+        # a case that the dense model fails too says nothing about skipping
+        "n_must_pass": sum(item.must_pass and item.dense_correct for item in items),
+        "n_must_pass_failed": sum(item.must_pass and item.dense_correct and not item.skip_correct for item in items),
         "skip_rate": skip_rate,
         "ppl_dense": perplexity(totals["nll_dense"], totals["n_tokens"]),
         "ppl_skip": perplexity(totals["nll_skip"], totals["n_tokens"]),

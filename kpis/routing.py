@@ -58,16 +58,23 @@ def estimated_ceiling(skipped_share: float, skippable_time_share: float) -> floa
     return 1.0 / (1.0 - product)
 
 
+MIN_CEILING_FOR_CONVERSION = 1.02
+"""Least estimated ceiling for which a share of its gain means anything; timing noise alone is about 2 %."""
+
+
 def conversion(measured_speedup: float, ceiling: float) -> float | None:
     """Share of the estimated gain that the clock really shows.
 
     **Formula**: `(G - 1) / (ceiling - 1)`.
     **Direction**: higher is better; negative means slower than dense, above 1 means the ceiling was estimated
     too low.
-    **Undefined when**: the ceiling is 1, because nothing was skipped (None).
+    **Undefined when**: the ceiling is below 1.02 (None). Nothing or next to nothing was skipped then, and the
+    quotient of a timing error and a gain near 0 would print as thousands of per cent.
 
     Example:
         >>> round(conversion(1.17, 1.34), 2)
         0.5
     """
-    return None if ceiling <= 1.0 else (measured_speedup - 1.0) / (ceiling - 1.0)
+    if ceiling < MIN_CEILING_FOR_CONVERSION:
+        return None
+    return (measured_speedup - 1.0) / (ceiling - 1.0)

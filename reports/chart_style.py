@@ -1,4 +1,4 @@
-"""What all charts share: colours, symbols, the frame of a drawing, and labels that keep clear of each other.
+"""What all charts share: colours, symbols and the frame of a drawing.
 
 Text stays text (readable, searchable, and the reader's browser has the Japanese font that this machine may lack).
 Positions therefore never depend on the width of a label as measured here: labels are single lines anchored at a
@@ -7,9 +7,8 @@ its own symbol. Deterministic: fixed salt for ids, no date, no random choice.
 """
 
 import io
-import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -119,51 +118,3 @@ def drawing(
         target = io.StringIO()
         figure.savefig(target, format="svg", metadata={"Date": None})
     out.append(inline_svg(target.getvalue(), words.name, words.title, words.description))
-
-
-LABEL_BOX: Any = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
-"""Background of a label, so that a grid or limit line does not strike through it."""
-
-
-def place_labels(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
-    """Write labels beside their points, where they cover neither another label nor another point.
-
-    Widths are estimated per character. Each label tries right and left of its point, then higher and lower.
-
-    Args:
-        axes: finished axes; limits must be set.
-        marks: x, y and label of every point; points without a label are obstacles only.
-    """
-    points = [(*axes.transData.transform((x, y)), text) for x, y, text in marks]
-    taken: list[tuple[float, float, float]] = []
-    left, edge = (axes.transAxes.transform((x, 0.0))[0] for x in (0.0, 1.0))
-    for column, row, text in sorted((point for point in points if point[2]), key=lambda point: point[1]):
-        width = sum(12.5 if unicodedata.east_asian_width(character) in "WF" else 7 for character in text)
-        others = [(x, y) for x, y, _ in points if (x, y) != (column, row)]
-
-        def is_free(start: float, height: float, width: float = width, others: Any = others) -> bool:
-            end = start + width
-            if start < left or end > edge + 20:
-                return False
-            clear_of_points = all(not (start - 6 < x < end + 6 and abs(y - height) < 13) for x, y in others)
-            return clear_of_points and all(
-                not (abs(height - other) < 15 and start < last and first < end) for other, first, last in taken
-            )
-
-        candidates = [
-            (start, row + shift)
-            for shift in (8, 0, -8, 16, -16, 24, -24, 32, 40, 48, 56)
-            for start in (column + 11, column - 11 - width)
-        ]
-        start, height = next((place for place in candidates if is_free(*place)), candidates[0])
-        taken.append((height, start, start + width))
-        is_left = start < column
-        axes.annotate(
-            text,
-            tuple(axes.transData.inverted().transform((column, row))),
-            xytext=(-11 if is_left else 11, height - row),
-            textcoords="offset points",
-            ha="right" if is_left else "left",
-            va="center",
-            bbox=LABEL_BOX,
-        )

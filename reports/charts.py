@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 
-from reports.chart_style import DENSE, MARKERS, MUTED, PAPER, SKIP, WARN, Mark, Words, drawing, place_labels
+from reports.chart_labels import Box, place_labels, text_width
+from reports.chart_style import DENSE, MARKERS, MUTED, PAPER, SKIP, WARN, Mark, Words, drawing
 
 
 def quality_map(marks: Sequence[Mark], words: Words, limit: float | None, limit_label: str, off_scale: str) -> str:
@@ -24,7 +26,7 @@ def quality_map(marks: Sequence[Mark], words: Words, limit: float | None, limit_
     bottom = min([0.0, *(mark.low if mark.low is not None else mark.y for mark in marks)])
     span = top - bottom
     right_edge = max([0.05, *(mark.x for mark in marks)]) * 1.25
-    with drawing(words, 760, 400, (62, 26, 52, 40)) as (axes, out):
+    with drawing(words, 760, 440, (62, 26, 52, 40)) as (axes, out):
         axes.set_xlim(-right_edge * 0.03, right_edge)
         axes.set_ylim(bottom - span * 0.06, top + span * 0.1)
         axes.grid(True, linewidth=0.8)
@@ -35,12 +37,14 @@ def quality_map(marks: Sequence[Mark], words: Words, limit: float | None, limit_
                 limit_label, (right_edge, limit), xytext=(-4, 7), textcoords="offset points", ha="right", color=WARN
             )
         labels: list[tuple[float, float, str]] = []
+        bars: list[tuple[float, float, float]] = []
         for mark in marks:
             outside = mark.y > top
             y = top + span * 0.05 if outside else mark.y
             symbol, colour = MARKERS[mark.role]
             if not outside and mark.low is not None and mark.high is not None:
-                axes.plot([mark.x, mark.x], [mark.low, min(mark.high, top + span * 0.1)], color=colour, linewidth=1.5)
+                bars.append((mark.x, mark.low, min(mark.high, top + span * 0.1)))
+                axes.plot([mark.x, mark.x], bars[-1][1:], color=colour, linewidth=1.5)
             size = {"chosen": 13, "sweep": 8, "guards_off": 14}.get(mark.role, 10)
             edge = colour if symbol in "XP" else PAPER
             gid = None if mark.index is None else f"point-{mark.index}"
@@ -49,11 +53,27 @@ def quality_map(marks: Sequence[Mark], words: Words, limit: float | None, limit_
             )
             text = off_scale.format(label=mark.label, value=f"{mark.y * 100:+,.0f}%").strip() if outside else mark.label
             labels.append((mark.x, y, text))
-        place_labels(axes, labels)
+        place_labels(
+            axes, labels, bars, _lines(axes, limit if limit is not None and limit < top else None, limit_label)
+        )
         axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.0f}%")
         axes.yaxis.set_major_formatter(lambda value, _: _signed_percent(value, span))
         axes.tick_params(length=3)
     return out[0]
+
+
+def _lines(axes: Axes, limit: float | None, limit_label: str) -> list[Box]:
+    """Places of the zero line, the limit line and the limit's text, for labels to keep clear of."""
+    right, _ = axes.transAxes.transform((1.0, 0.0))
+    boxes = []
+    for value in (0.0, limit):
+        if value is not None:
+            column, row = axes.transData.transform((0.0, value))
+            boxes.append(Box(column - 40, row - 1, right, row + 1))
+    if limit is not None:
+        row = boxes[-1].top
+        boxes.append(Box(right - text_width(limit_label) - 8, row, right, row + 20))
+    return boxes
 
 
 def _signed_percent(value: float, span: float) -> str:

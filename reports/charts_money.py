@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
-from reports.chart_style import DENSE, INK, LABEL_BOX, MUTED, RIVAL, SKIP, WARN, Words, drawing
+from reports.chart_labels import text_width
+from reports.chart_style import DENSE, INK, MUTED, PAPER, RIVAL, SKIP, WARN, Words, drawing
 
 
 @dataclass(frozen=True)
@@ -45,24 +47,17 @@ class Swing:
 
 
 def tornado(swings: Sequence[Swing], words: Words, centre: float, centre_label: str) -> str:
-    """How far one factor at a time moves the result, widest first; the zero line separates gain from loss."""
-    values = [value for swing in swings for value in (swing.low, swing.high)] + [0.0, centre]
-    span = (max(values) - min(values)) or 1.0
+    """How far one factor at a time moves the result, widest first; the zero line separates gain from loss.
+
+    Every text stands outside its bar. When both ends lie on one side of the centre their texts stand side by side
+    behind the longer bar, and ends that print alike share one text.
+    """
+    notes = [note for row, swing in enumerate(swings) for note in _notes(row, swing, centre)]
     with drawing(words, 760, 40 * len(swings) + 60, (200, 20, 30, 30)) as (axes, out):
         for row, swing in enumerate(swings):
-            for value, text, colour in ((swing.low, swing.low_text, WARN), (swing.high, swing.high_text, SKIP)):
+            ends = [(swing.low, WARN), (swing.high, SKIP)]
+            for value, colour in sorted(ends, key=lambda end: -abs(end[0] - centre)):  # the shorter one in front
                 axes.barh([row], [value - centre], left=centre, color=colour, height=0.56)
-                is_left = value < centre or (value == centre and text == swing.low_text)
-                axes.annotate(
-                    text,
-                    (value, row),
-                    xytext=(-6 if is_left else 6, 0),
-                    textcoords="offset points",
-                    ha="right" if is_left else "left",
-                    va="center",
-                    fontsize=11.5,
-                    bbox=LABEL_BOX,
-                )
             axes.annotate(
                 swing.name,
                 (0, row),
@@ -73,12 +68,68 @@ def tornado(swings: Sequence[Swing], words: Words, centre: float, centre_label: 
                 va="center",
             )
         _bare(axes, len(swings))
-        axes.set_xlim(min(values) - span * 0.24, max(values) + span * 0.24)
+        axes.set_xlim(*_limits(swings, notes, centre, 540.0))
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.axvline(centre, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        for note in notes:
+            axes.annotate(
+                note.text,
+                (note.value, note.row),
+                xytext=(-6 if note.is_left else 6, 0),
+                textcoords="offset points",
+                ha="right" if note.is_left else "left",
+                va="center",
+                fontsize=_NOTE_SIZE,
+                bbox=_NOTE_BOX,
+            )
         axes.annotate("0", (0, len(swings) - 0.45), ha="center", va="top", color=MUTED, annotation_clip=False)
         axes.annotate(centre_label, (centre, -0.55), ha="center", va="bottom", annotation_clip=False)
     return out[0]
+
+
+_NOTE_SIZE = 11.5
+_NOTE_BOX: Any = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
+"""Background of a text, so that the zero line does not strike through it."""
+
+
+@dataclass(frozen=True)
+class _Note:
+    """A text at the outer end of a bar."""
+
+    row: int
+    value: float
+    text: str
+    is_left: bool
+
+
+def _notes(row: int, swing: Swing, centre: float) -> list[_Note]:
+    low, high = f"▽ {swing.low_text}", f"▲ {swing.high_text}"
+    ends = sorted([(swing.low - centre, low), (swing.high - centre, high)])
+    if swing.low_text == swing.high_text:
+        outer = max(ends, key=lambda end: abs(end[0]))[0]
+        return [_Note(row, centre + outer, f"▽▲ {swing.low_text}", outer < 0)]
+    (first, left), (second, right) = ends
+    if first < 0 < second:
+        return [_Note(row, centre + first, left, True), _Note(row, centre + second, right, False)]
+    is_left = second <= 0
+    return [_Note(row, centre + (first if is_left else second), f"{left}  {right}", is_left)]
+
+
+def _limits(swings: Sequence[Swing], notes: Sequence[_Note], centre: float, width: float) -> tuple[float, float]:
+    """Ends of the money axis that leave room for every text; `width` is that of the axes in pixels."""
+    values = [value for swing in swings for value in (swing.low, swing.high)] + [0.0, centre]
+    low, high = min(values), max(values)
+    pad = (high - low or 1.0) * 0.02
+    low, high = low - pad, high + pad
+    for _ in range(40):  # more room for a text makes every pixel worth more money; settles quickly
+        per_pixel = (high - low) / width
+        for note in notes:
+            needed = (text_width(note.text, _NOTE_SIZE) + 12) * per_pixel
+            if note.is_left:
+                low = min(low, note.value - needed)
+            else:
+                high = max(high, note.value + needed)
+    return low, high
 
 
 def _bare(axes: Axes, n_rows: int) -> None:

@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "ratio": Rule(decimals=2, unit="unit.ratio"),
     "months": Rule(decimals=1, unit="unit.months"),
     "per_s": Rule(decimals=2, unit="unit.per_s"),
+    "per_s_small": Rule(decimals=3, unit="unit.per_s"),
     "gib": Rule(decimals=1, unit="unit.gib"),
     "jpy": Rule(unit="unit.jpy"),
     "usd": Rule(decimals=2, unit="unit.usd"),
@@ -109,10 +110,11 @@ def format_figure(kind: str, values: Sequence[Any], catalog: Catalog) -> str:
 def _concrete(kind: str, value: Any, language: str) -> str:
     """Kind that an adaptive kind stands for, chosen by size so that 2 to 5 digits remain."""
     size = abs(value)
-    if kind == "seconds":
-        return "ms" if size < 1 else "s"
-    if kind == "duration":
-        return "s" if size < 120 else "minutes"
+    if kind in {"seconds", "duration"}:
+        short, long, bound = ("ms", "s", 1) if kind == "seconds" else ("s", "minutes", 120)
+        return short if size < bound else long
+    if kind == "per_s" and 0 < size < 1:
+        return "per_s_small"
     if kind == "jpy_short" and 0 < size < 100:
         return "fx"
     if kind == "jpy_short" and language == "ja":
@@ -235,12 +237,18 @@ def kpi_name(kpi_id: str, language: str) -> str:
 
 
 def _list(_: str, value: Any, catalog: Catalog) -> str:
-    return clean_text(", ".join(str(part) for part in value), 400) or catalog.text("missing.none")
+    return ", ".join(_plain("", part, catalog) for part in value)[:400] or catalog.text("missing.none")
 
 
 def _plain(_: str, value: Any, catalog: Catalog) -> str:
+    """A value of unknown kind, such as a setting: decimals keep six significant digits."""
     if isinstance(value, bool):
         return _flag("", value, catalog)
+    if isinstance(value, float):
+        exact = Decimal(repr(value))
+        decimals = max(0, 5 - exact.adjusted())
+        rounded = exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP).normalize()
+        return f"{rounded:,f}".replace("-", MINUS)
     return clean_text(str(value), 400) or catalog.text("missing.none")
 
 

@@ -1,7 +1,9 @@
 """First screen: the verdict, its reason, what to do next, and the five tiles."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from reports import view_cost, view_evidence
 from reports.formatting import GATE_KINDS
 from reports.result import GATE_IDS
 from reports.text import clean_text
@@ -105,6 +107,16 @@ def _action(reader: Reader, action: dict[str, object]) -> str:
     return reader.catalog.family("action", str(action["code"]), **shown)
 
 
+def _note(reader: Reader, gate: dict[str, Any]) -> str:
+    """Why the tile is not a plain pass, and what a reader must know to read its figure."""
+    parts = [reader.catalog.family("reason", gate["reason"])] if gate["reason"] else []
+    if gate["id"] == "C3" and view_cost.is_priced_elsewhere(reader):
+        parts.append(reader.t("tile.C3.elsewhere"))
+    if gate["id"] == "Q4" and view_evidence.is_zero_by_construction(reader):
+        parts.append(reader.t("tile.Q4.guarded"))
+    return reader.t("sentence.separator").join(parts)
+
+
 def _tile(reader: Reader, index: int) -> Tile:
     path = f"/gates/{index}"
     gate = reader.value(path)
@@ -123,7 +135,6 @@ def _tile(reader: Reader, index: int) -> Tile:
         saving = "/cost/saving_jpy"
         value = reader.figure("jpy_short", f"{saving}/p50")
         interval = None if value.is_missing else reader.figure("spread:jpy_short", f"{saving}/p10", f"{saving}/p90")
-    reason = gate["reason"]
     return Tile(
         gate_id=reader.text(f"{path}/id"),
         title=reader.t(f"tile.{gate_id}"),
@@ -133,6 +144,6 @@ def _tile(reader: Reader, index: int) -> Tile:
         limit_label=reader.t("tile.limit.C3" if extra else "tile.limit"),
         limit=reader.figure(f"limit:{kind}:{gate['comparator']}", f"{path}/limit"),
         state=reader.state(gate["state"]),
-        note=reader.catalog.family("reason", reason) if reason else "",
+        note=_note(reader, gate),
         extra=extra,
     )

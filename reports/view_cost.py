@@ -1,5 +1,6 @@
 """Cost: yen from measured time through whole replicas, with the API line even when it hurts."""
 
+import re
 from dataclasses import dataclass
 
 from reports import charts_money
@@ -12,6 +13,8 @@ from reports.view_parts import Callout, Cell, Chart, LegendEntry, Reader, Row, T
 class Cost:
     """Section 費用; without prices or times only the summary speaks."""
 
+    caution: Callout | None
+    """Says that seconds and price belong to different machines."""
     summary: Callout
     monthly: Table
     monthly_chart: Chart | None
@@ -29,8 +32,11 @@ def build(reader: Reader) -> Cost:
             for name in ("monthly", "outlook", "per_mtok", "assumptions")
         }
         summary = Callout(reader.t("cost.summary.title"), reader.t("empty.cost"))
-        return Cost(summary, empty["monthly"], None, empty["outlook"], None, empty["per_mtok"], empty["assumptions"])
+        return Cost(
+            None, summary, empty["monthly"], None, empty["outlook"], None, empty["per_mtok"], empty["assumptions"]
+        )
     return Cost(
+        _caution(reader),
         _summary(reader),
         _monthly(reader),
         _monthly_chart(reader),
@@ -39,6 +45,37 @@ def build(reader: Reader) -> Cost:
         _per_mtok(reader),
         _assumptions(reader),
     )
+
+
+_MEMORY_OR_SOCKET = re.compile(r"\d+(GB|GIB|MIB)?|(SXM|HBM|PCIE|GDDR)\d\w*")
+
+
+def is_priced_elsewhere(reader: Reader) -> bool:
+    """Whether the seconds of the cost case come from another machine than the one whose price it uses.
+
+    A CPU is never the priced machine. A GPU is when its model (`L40S`, `H100`, `4090`) is named in the price row.
+    """
+    if reader.value("/cost") is None:
+        return False
+    if reader.value("/environment/device") == "cpu":
+        return True
+    if reader.value("/cost/basis") == "measured_target_device":
+        return False
+    measured, priced = (
+        {word for word in re.split(r"[^A-Z0-9]+", str(reader.value(path)).upper()) if re.search(r"\d", word)}
+        for path in ("/environment/device_name", "/cost/price/name")
+    )
+    models = {word for word in measured if (len(word) == 4 and word.isdigit()) or not _MEMORY_OR_SOCKET.fullmatch(word)}
+    return not models & priced
+
+
+def _caution(reader: Reader) -> Callout | None:
+    if not is_priced_elsewhere(reader):
+        return None
+    kind = "cpu" if reader.value("/environment/device") == "cpu" else "gpu"
+    device = reader.t(f"cost.caution.{kind}", name=reader.text("/environment/device_name").text)
+    text = reader.t("cost.caution.text", device=device, price=reader.text("/cost/price/name").text)
+    return Callout(reader.t("cost.caution.title"), text)
 
 
 def _summary(reader: Reader) -> Callout:
@@ -148,8 +185,8 @@ def _tornado(reader: Reader) -> Chart | None:
             reader.catalog.family("factor", factor["factor"]),
             factor["low_jpy"],
             factor["high_jpy"],
-            "▽ " + reader.figure("jpy_short", f"/cost/tornado/{index}/low_jpy").text,
-            "▲ " + reader.figure("jpy_short", f"/cost/tornado/{index}/high_jpy").text,
+            reader.figure("jpy_short", f"/cost/tornado/{index}/low_jpy").text,
+            reader.figure("jpy_short", f"/cost/tornado/{index}/high_jpy").text,
         )
         for index, factor in enumerate(factors)
     ]

@@ -238,7 +238,15 @@ def _model(reader: Reader) -> Table:
 def _environment(reader: Reader) -> Table:
     e = "/environment"
     texts = ("device", "device_name", "dtype", "python", "torch", "transformers", "platform", "target_device_name")
-    entries: list[tuple[str, Cell]] = [(reader.t(f"environment.{key}"), reader.text(f"{e}/{key}")) for key in texts]
+    entries: list[tuple[str, Cell]] = [
+        (
+            reader.t(f"environment.{key}"),
+            reader.figure(
+                "text", f"{e}/{key}", missing="missing.not_set" if key.startswith("target") else "missing.label"
+            ),
+        )
+        for key in texts
+    ]
     entries[3:3] = [
         (reader.t("environment.n_cores"), reader.figure("count", f"{e}/n_cores")),
         (reader.t("environment.n_threads"), reader.figure("count", f"{e}/n_threads")),
@@ -300,7 +308,8 @@ def _plan(reader: Reader) -> Table:
     entries: list[tuple[str, Cell]] = []
     for key, value in sorted(reader.value("/plan/registered").items()):
         path = "/plan/registered/" + key.replace("~", "~0").replace("/", "~1")
-        entries.append((clean_text(key, 80), reader.figure("list" if isinstance(value, list) else "text", path)))
+        kind = "list" if isinstance(value, list) else "text"
+        entries.append((clean_text(key, 80), reader.figure(kind, path, missing="missing.not_set")))
     table = reader.facts("plan", reader.t("table.plan"), entries)
     rows = tuple(Row((Prose(label), cell)) for label, cell in entries)
     return Table(table.name, table.caption, table.columns, rows, empty=reader.t("empty.plan"))

@@ -27,6 +27,8 @@ class Evidence:
     choice_tone: str
     test_note: str
     gates: Table
+    guards: str
+    """How to read a Q4 of zero; empty where it was not zero by construction."""
     quality_map: Chart | None
     sweep: Table
     layers: Chart | None
@@ -42,6 +44,7 @@ def build(reader: Reader) -> Evidence:
         choice_tone="warn" if reader.value("/choice/sweep_index") is None else "info",
         test_note=reader.t("evidence.test_openings", n=_count(reader, "/data/test_openings")),
         gates=_gates(reader),
+        guards=_guards(reader),
         quality_map=_quality_map(reader),
         sweep=sweep_summary(reader),
         layers=_layers(reader),
@@ -82,7 +85,8 @@ def _gates(reader: Reader) -> Table:
         kind = GATE_KINDS[gate["unit"]]
         # With a cost case at hand, no payback time means that the money never comes back.
         never = gate["id"] == "C4" and reader.value("/cost") is not None
-        missing = "missing.not_recovered" if never else "missing.label"
+        undefined = str(gate["reason"]).endswith("_undefined")
+        missing = "missing.not_recovered" if never else "missing.undefined" if undefined else "missing.label"
         rows.append(
             Row(
                 (
@@ -103,6 +107,23 @@ def _gates(reader: Reader) -> Table:
     return Table(
         "gates", reader.t("table.gates"), _columns(reader, columns), tuple(rows), note=reader.t("table.gates.note")
     )
+
+
+def is_zero_by_construction(reader: Reader) -> bool:
+    """Whether no critical token could be over-skipped, because the plan makes all of them run every layer."""
+    is_guarded = any(
+        key.rsplit(".", 1)[-1] == "force_critical" and value is True
+        for key, value in reader.value("/plan/registered").items()
+    )
+    gate = next(gate for gate in reader.value("/gates") if gate["id"] == "Q4")
+    return is_guarded and gate["value"] == 0
+
+
+def _guards(reader: Reader) -> str:
+    if not is_zero_by_construction(reader):
+        return ""
+    shows_without = any(control["name"] == "guards_off" for control in reader.value("/controls"))
+    return reader.t("evidence.guards") + (reader.t("evidence.guards.off") if shows_without else "")
 
 
 def _columns(reader: Reader, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -171,9 +192,17 @@ def _quality_map(reader: Reader) -> Chart | None:
     if not marks:
         return None
     roles = {mark.role for mark in marks}
+    places = {
+        control["name"]: (control["skip_rate"], control["ppl_rise"])
+        for control in reader.value("/controls")
+        if control["ppl_rise"] is not None and control["skip_rate"] is not None
+    }
+    # All layers run with the trained weights is the dense model again: same place by construction, one mark.
+    is_same_as_dense = "dense_tuned" in places and places["dense_tuned"] == places.get("all_executed")
+    dense = "dense.all_executed" if is_same_as_dense else "dense"
     for control in reader.value("/controls"):
-        role = _ROLE_OF_CONTROL.get(control["name"], "base_untuned")
-        if control["ppl_rise"] is None or control["skip_rate"] is None or role == "chosen":
+        role = _ROLE_OF_CONTROL.get(control["name"], "")
+        if control["name"] not in places or role in {"", "chosen"} or (is_same_as_dense and role == "all_executed"):
             continue
         roles.add(role)
         marks.append(
@@ -183,7 +212,7 @@ def _quality_map(reader: Reader) -> Chart | None:
                 control["ppl_rise_low"],
                 control["ppl_rise_high"],
                 role,
-                reader.t(f"legend.{role}"),
+                reader.t(f"legend.{dense if role == 'dense' else role}"),
             )
         )
     words = Words(
@@ -199,7 +228,11 @@ def _quality_map(reader: Reader) -> Chart | None:
         marks, words, limit, limit_label, reader.t("chart.off_scale", label="{label}", value="{value}")
     )
     order = ("sweep", "chosen", "dense", "base_untuned", "all_executed", "guards_off", "random_mask", "static_drop")
-    legend = tuple(LegendEntry(SYMBOLS[role], role, reader.t(f"legend.{role}")) for role in order if role in roles)
+    explained = ("dense", "all_executed", "guards_off", "static_drop")
+    names = {role: f"legend.{role}.long" if role in explained else f"legend.{role}" for role in order}
+    if is_same_as_dense:
+        names["dense"] = "legend.dense.all_executed.long"
+    legend = tuple(LegendEntry(SYMBOLS[role], role, reader.t(names[role])) for role in order if role in roles)
     return Chart("map", reader.t("chart.map.caption"), svg, legend)
 
 

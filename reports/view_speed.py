@@ -1,10 +1,11 @@
 """Speed: counted work, estimated ceiling and measured time side by side, never one for the other."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from reports import charts
 from reports.chart_style import SYMBOLS, Mark, Words
-from reports.view_parts import Callout, Chart, LegendEntry, Reader, Row, Table
+from reports.view_parts import Callout, Cell, Chart, LegendEntry, Reader, Row, Table
 
 SINGLE_REQUESTS = "batch 1, one request at a time"
 """The load that the product itself measures; other texts in `responses.load` are the user's and printed as they are."""
@@ -69,7 +70,7 @@ def _rows(reader: Reader) -> Table:
                     reader.figure("seconds", f"{path}/dense_s"),
                     reader.figure("seconds", f"{path}/skip_s"),
                     reader.figure("count", f"{path}/n_pairs"),
-                    reader.optional("percent", f"{path}/conversion"),
+                    _conversion(reader, path),
                 ),
                 mark="headline" if row["is_headline"] else "",
             )
@@ -83,6 +84,14 @@ def _rows(reader: Reader) -> Table:
         note=reader.t("table.speed.note"),
         empty=reader.t("empty.speed"),
     )
+
+
+def _conversion(reader: Reader, path: str) -> Cell:
+    """Share of the estimated gain that was realised; undefined where next to nothing was skipped."""
+    figure = reader.figure("percent", f"{path}/conversion", missing="missing.undefined")
+    if figure.is_missing and reader.value(f"{path}/measured_speedup") is not None:
+        return dataclasses.replace(figure, reason=reader.catalog.family("reason", "conversion_undefined"))
+    return figure
 
 
 def _chart(reader: Reader) -> Chart | None:

@@ -17,6 +17,11 @@ from skipmodel.families import family_of
 PACKAGE_PREFIX = "package:"
 
 
+def default_device() -> torch.device:
+    """Return the device that models run on: the first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def gguf_in_package(name: str) -> Path:
     """Return the GGUF file that an installed Python package carries. The package is not imported.
 

@@ -149,7 +149,7 @@ def _collect(
         for done, start in enumerate(starts):
             keep = done % 2 == 0  # half of the tokens are enough for the routers and halve the memory
             with model.routing("dense"):
-                model(blocks.ids_NT[start : start + batch_blocks], use_cache=False, logits_to_keep=1)
+                model(blocks.ids_NT[start : start + batch_blocks].to(model.device), use_cache=False, logits_to_keep=1)
             progress(done + 1)
     finally:
         for handle in handles:
@@ -162,7 +162,7 @@ def _fit_path(path: LinearSkipPath, s: LayerStatistics, ridge: float) -> None:
     mean_x, mean_u = torch.as_tensor(s.sum_x) / s.n, torch.as_tensor(s.sum_u) / s.n
     gram = (torch.as_tensor(s.gram) / s.n - mean_x[:, None] * mean_x[None]).double()
     cross = (torch.as_tensor(s.cross) / s.n - mean_x[:, None] * mean_u[None]).double()
-    eye = torch.eye(len(gram), dtype=gram.dtype)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight_DD = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, cross)
     predicted_covariance = weight_DD.T @ gram @ weight_DD
     _, vectors = torch.linalg.eigh(predicted_covariance)
@@ -182,7 +182,7 @@ def _layer_damage(
     rise = dict.fromkeys(indices, 0.0)
     n_batches = 0
     for start in range(0, len(blocks), batch_blocks):
-        ids = blocks.ids_NT[start : start + batch_blocks]
+        ids = blocks.ids_NT[start : start + batch_blocks].to(model.device)
         hidden: dict[int, Tensor] = {}
 
         def keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Any = hidden) -> None:
@@ -219,7 +219,7 @@ def _fit_router(layer: Any, s: LayerStatistics, damage: float, ridge: float) -> 
     centred = (x_MD - mean_x).double()
     gram = centred.T @ centred / len(centred)
     right = centred.T @ (log_residual - mean_y).double() / len(centred)
-    eye = torch.eye(len(gram), dtype=gram.dtype)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     w = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, right).float()
     predicted = x_MD @ w + mean_y - mean_x @ w
     correlation = float(torch.corrcoef(torch.stack([predicted, log_residual]))[0, 1])

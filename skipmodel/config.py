@@ -97,9 +97,9 @@ class CalibrateConfig:
 class DenseTuneConfig:
     """LoRA tuning of the dense base model; the result is teacher and reference."""
 
-    steps: int = 30
+    steps: int = 40
     """Optimiser steps; 0 keeps the base model as it is."""
-    batch_blocks: int = 4
+    batch_blocks: int = 2
     """Blocks in one step."""
     lora_rank: int = 16
     """Rank of the LoRA matrices."""
@@ -117,7 +117,7 @@ class DenseTuneConfig:
 class SkipTuneConfig:
     """Fine-tuning of routers and skip paths by straight-through Gumbel-Softmax."""
 
-    steps: int = 40
+    steps: int = 28
     """Optimiser steps; 0 keeps the closed-form start, which is already a valid model."""
     batch_blocks: int = 4
     """Blocks in one step."""
@@ -180,7 +180,7 @@ class SweepConfig:
     """Length of a scored block: shorter than training blocks, so that a budget covers more documents."""
     validation_items: int = 24
     """Question items per sweep point; 0 scores none."""
-    test_items: int = 128
+    test_items: int = 96
     """Question items of the confirmatory test."""
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ class MeasureConfig:
 
     n_pairs: int = 6
     """Interleaved pairs per cell; the interval comes from their log-ratios."""
-    prompt_tokens: int = 384
+    prompt_tokens: int = 256
     """Prompt length of the prefill cells."""
     decode_prompt_tokens: int = 64
     """Prompt length before the timed decode steps."""

@@ -63,16 +63,19 @@ def score_blocks(
         batch = blocks.take(range(start, min(start + batch_blocks, len(blocks))))
         part = routing
         if routing is not None and routing.override_mask_LBT is not None:
-            part = replace(routing, override_mask_LBT=routing.override_mask_LBT[:, start : start + batch_blocks])
-        forced = batch.critical_NT if force_critical else None
-        out = engine.hidden(batch.ids_NT, part, forced_BT=forced)
-        batch_nll, batch_top1 = _next_token(engine, out.hidden_BTD[:, :-1], batch.ids_NT[:, 1:])
-        nll.append(batch_nll)
-        top1.append(batch_top1)
+            part = replace(
+                routing, override_mask_LBT=routing.override_mask_LBT[:, start : start + batch_blocks].to(engine.device)
+            )
+        ids_BT = batch.ids_NT.to(engine.device)
+        forced = batch.critical_NT.to(engine.device) if force_critical else None
+        out = engine.hidden(ids_BT, part, forced_BT=forced)
+        batch_nll, batch_top1 = _next_token(engine, out.hidden_BTD[:, :-1], ids_BT[:, 1:])
+        nll.append(batch_nll.cpu())
+        top1.append(batch_top1.cpu())
         ran = out.execute_mask_LBT
         if ran is None:
             ran = torch.ones(engine.n_layers, *batch.ids_NT.shape, dtype=torch.bool)
-        masks.append(ran)
+        masks.append(ran.cpu())
         progress(min(start + batch_blocks, len(blocks)), len(blocks))
     return BlockScores(torch.cat(nll), torch.cat(top1), torch.cat(masks, 1))
 
@@ -216,13 +219,13 @@ def _score_group(engine: Engine, group: Sequence[_Packed], routing: Routing | No
     width = max(len(p.ids) for p in group)
 
     def padded(rows: list[list[Any]], fill: Any) -> Tensor:
-        return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
+        return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=engine.device)
 
     ids_BT = padded([p.ids for p in group], 0)
     segment_BT = padded([p.segment for p in group], -1)
     position_BT = padded([p.position for p in group], 0)
     critical_BT = padded([p.critical for p in group], False)
-    at = torch.arange(width)
+    at = torch.arange(width, device=engine.device)
     same = (segment_BT[:, None, :] == 0) | (segment_BT[:, None, :] == segment_BT[:, :, None])
     allowed_BTS = same & (at[None, :] <= at[:, None])
     forced = critical_BT if force_critical else None

@@ -43,9 +43,8 @@ def straight_through_gumbel(
     """
     logit_BT = router_logit_BT
     if scale > 0:
-        uniform_BT = torch.rand(
-            logit_BT.shape, generator=generator, device=logit_BT.device, dtype=torch.float32
-        ).clamp_(1e-6, 1 - 1e-6)
+        # drawn on the CPU, so that a seed gives the same noise on every device
+        uniform_BT = torch.rand(logit_BT.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).to(logit_BT.device)
         logit_BT = logit_BT + scale * (uniform_BT.log() - (-uniform_BT).log1p())
     soft_BT = torch.sigmoid(logit_BT / temperature)
     hard_BT = (soft_BT > 0.5).to(soft_BT.dtype)

@@ -70,15 +70,27 @@ def estimated_ceiling(engine: Engine, skip_rate_per_layer: Sequence[float]) -> f
 
 
 def _interleave(
-    dense: Callable[[], float], skip: Callable[[], float], n_pairs: int
+    run: Callable[[int, bool], float], n_texts: int, n_pairs: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Warm both arms up once, then time them in pairs, first one first, then the other first."""
-    dense(), skip()
+    """Warm both arms up, then time them in pairs, one text per pair, the order of the arms alternating.
+
+    Args:
+        run: Times text `i`, densely (False) or with skipping (True). [s]
+        n_texts: Texts are taken in turn.
+        n_pairs: Timed pairs.
+    """
+    run(0, False), run(0, True)
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(n_pairs):
-        for arm in (0, 1) if pair % 2 == 0 else (1, 0):
-            times[arm].append((dense, skip)[arm]())
+        for skips in (False, True) if pair % 2 == 0 else (True, False):
+            times[skips].append(run(pair % n_texts, skips))
     return tuple(times[0]), tuple(times[1])
+
+
+def _synchronise(engine: Engine) -> None:
+    """Wait for the device, so that the clock sees the work and not its launch."""
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
 
 
 def _random_rate(engine: Engine, skip_rate: float) -> float:
@@ -94,53 +106,58 @@ def _random_rate(engine: Engine, skip_rate: float) -> float:
 
 def time_decode(
     engine: Engine,
-    prompt_1T: Tensor,
-    continuation_1T: Tensor,
+    texts: Sequence[Tensor],
+    prompt_tokens: int,
     n_pairs: int,
     *,
     routing: Routing | None = None,
     random_skip_rate: float | None = None,
     seed: int = 0,
 ) -> TimingRow:
-    """Time batch-1 decoding of a fixed continuation after a prompt that both arms have read densely.
+    """Time batch-1 decoding of fixed continuations after prompts that both arms have read densely.
 
     Args:
         engine: Executes the model.
-        prompt_1T: Prompt ids, (1, T).
-        continuation_1T: Tokens fed one by one, whatever the model would have chosen; so both arms do the same.
+        texts: Token ids, (1, T) each, all of one length; pair `i` takes text `i`, so that the spread over texts
+            is in the interval. Tokens behind the prompt are fed one by one, whatever the model would choose.
+        prompt_tokens: So many tokens are read before the clock starts; the rest is timed.
         n_pairs: Timed pairs.
         routing: Learned routing; or
         random_skip_rate: share of all layers skipped at random, drawn before the clock starts.
         seed: Seed of that draw.
     """
-    n_steps = continuation_1T.shape[1]
+    n_steps = texts[0].shape[1] - prompt_tokens
     tables: list[list[bool] | None] = [None] * n_steps
     if random_skip_rate is not None:
         routing = Routing(force_first_positions=0)
         tables = list(_random_tables(engine, random_skip_rate, n_steps, seed))
-    cache = engine.new_cache(1, prompt_1T.shape[1] + n_steps)
-    engine.hidden(prompt_1T, cache=cache)
-    tokens = [continuation_1T[:, i : i + 1] for i in range(n_steps)]
-    counted = [0]
+    texts = [text.to(engine.device) for text in texts]
+    caches = [engine.new_cache(1, text.shape[1]) for text in texts]
+    for text, cache in zip(texts, caches, strict=True):
+        engine.hidden(text[:, :prompt_tokens], cache=cache)
+    n_skipped: dict[int, int] = {}
 
-    def run(arm_routing: Routing | None) -> float:
-        cache.rewind(prompt_1T.shape[1])
-        counted[0] = 0
+    def run(index: int, skips: bool) -> float:
+        cache = caches[index]
+        cache.rewind(prompt_tokens)
+        tokens = texts[index][:, prompt_tokens:].split(1, dim=1)
+        counted = 0
         start = time.perf_counter()
         for token, table in zip(tokens, tables, strict=True):
-            logits, n_skipped = engine.step(token, cache, arm_routing, table)
+            logits, n = engine.step(token, cache, routing if skips else None, table)
             logits.argmax(-1)
-            counted[0] += n_skipped
-        return (time.perf_counter() - start) / n_steps
+            counted += n
+        _synchronise(engine)
+        seconds = time.perf_counter() - start
+        if skips:
+            n_skipped[index] = counted
+        return seconds / n_steps
 
-    dense_s, skip_s = _interleave(lambda: run(None), lambda: run(routing), n_pairs)
-    run(routing)
-    rate = counted[0] / (n_steps * engine.n_layers)
+    dense_s, skip_s = _interleave(run, len(texts), n_pairs)
+    rate = sum(n_skipped.values()) / (len(n_skipped) * n_steps * engine.n_layers)
     share = rate * engine.n_layers / max(1, len(engine.routed_layers))
     rates = [share if layer.is_routed else 0.0 for layer in engine.weights.layers]
-    return _row(
-        engine, "decode", "branch", random_skip_rate, prompt_1T.shape[1], n_steps, rate, rates, dense_s, skip_s
-    )  # fmt: skip
+    return _row(engine, "decode", "branch", random_skip_rate, prompt_tokens, n_steps, rate, rates, dense_s, skip_s)
 
 
 def _random_tables(engine: Engine, skip_rate: float, n_steps: int, seed: int) -> Any:
@@ -159,41 +176,44 @@ def _random_tables(engine: Engine, skip_rate: float, n_steps: int, seed: int) ->
 
 def time_prefill(
     engine: Engine,
-    prompt_1T: Tensor,
+    texts: Sequence[Tensor],
     n_pairs: int,
     *,
     routing: Routing | None = None,
-    forced_1T: Tensor | None = None,
+    forced: Sequence[Tensor] | None = None,
     random_skip_rate: float | None = None,
     seed: int = 0,
 ) -> TimingRow:
-    """Time reading a prompt up to the logits of its last token, gathered against dense.
+    """Time reading prompts up to the logits of their last token, gathered against dense.
 
-    Args as `time_decode`; `forced_1T` marks tokens that a guard makes execute everything.
+    Args as `time_decode`; `forced` marks, per text, the tokens that a guard makes execute everything.
     """
+    n_tokens = texts[0].shape[1]
     if random_skip_rate is not None:
         rates = [_random_rate(engine, random_skip_rate) if x.is_routed else 0.0 for x in engine.weights.layers]
         generator = torch.Generator().manual_seed(seed)
-        mask = torch.rand(engine.n_layers, 1, prompt_1T.shape[1], generator=generator)
-        routing = Routing(override_mask_LBT=mask >= torch.tensor(rates)[:, None, None])
-    ran: list[Tensor] = []
+        mask = torch.rand(engine.n_layers, 1, n_tokens, generator=generator)
+        routing = Routing(override_mask_LBT=(mask >= torch.tensor(rates)[:, None, None]).to(engine.device))
+    texts = [text.to(engine.device) for text in texts]
+    guards = [None] * len(texts) if forced is None else [guard.to(engine.device) for guard in forced]
+    skipped: dict[int, Tensor] = {}
 
-    def run(arm_routing: Routing | None) -> float:
-        cache = engine.new_cache(1, prompt_1T.shape[1])
+    def run(index: int, skips: bool) -> float:
+        cache = engine.new_cache(1, n_tokens)
+        arm, guard = (routing, guards[index]) if skips else (None, None)
         start = time.perf_counter()
-        out = engine.hidden(prompt_1T, arm_routing, cache=cache, forced_BT=None if arm_routing is None else forced_1T)
+        out = engine.hidden(texts[index], arm, cache=cache, forced_BT=guard)
         engine.logits(out.hidden_BTD[:, -1]).argmax(-1)
+        _synchronise(engine)
         seconds = time.perf_counter() - start
         if out.execute_mask_LBT is not None:
-            ran[:] = [out.execute_mask_LBT]
+            skipped[index] = (~out.execute_mask_LBT).float().mean((1, 2))
         return seconds
 
-    dense_s, skip_s = _interleave(lambda: run(None), lambda: run(routing), n_pairs)
-    skipped_L = (~ran[0]).float().mean((1, 2)).tolist()
+    dense_s, skip_s = _interleave(run, len(texts), n_pairs)
+    skipped_L = torch.stack(list(skipped.values())).mean(0).tolist()
     rate = sum(skipped_L) / len(skipped_L)
-    return _row(
-        engine, "prefill", "gathered", random_skip_rate, prompt_1T.shape[1], None, rate, skipped_L, dense_s, skip_s
-    )  # fmt: skip
+    return _row(engine, "prefill", "gathered", random_skip_rate, n_tokens, None, rate, skipped_L, dense_s, skip_s)
 
 
 def _row(

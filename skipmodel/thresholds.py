@@ -55,8 +55,8 @@ def router_logits(engine: Engine, blocks: Blocks, routing: Routing, *, force_cri
     rows = []
     for start in range(0, len(blocks), 8):
         batch = blocks.take(range(start, min(start + 8, len(blocks))))
-        out = engine.hidden(batch.ids_NT, routing, forced_BT=batch.critical_NT if force_critical else None)
-        rows.append(out.router_logit_LBT)
+        forced = batch.critical_NT.to(engine.device) if force_critical else None
+        rows.append(engine.hidden(batch.ids_NT.to(engine.device), routing, forced_BT=forced).router_logit_LBT.cpu())
     return torch.cat(rows, 1)
 
 

@@ -108,8 +108,9 @@ def dense_tune(
     tuned.train()
     optimiser = _optimiser([([p for p in tuned.parameters() if p.requires_grad], config.learning_rate)])
     for step, batch in enumerate(_batches(blocks, config.steps, config.batch_blocks)):
-        logits = tuned(input_ids=batch.ids_NT, use_cache=False).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1).float(), batch.ids_NT[:, 1:].flatten())
+        ids_BT = batch.ids_NT.to(tuned.device)
+        logits = tuned(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1).float(), ids_BT[:, 1:].flatten())
         _step(optimiser, loss, _schedule(step, config.steps), f"dense tune, step {step}")
         log.rows.append({"step": step, "loss": loss.item()})
         log.n_tokens += batch.ids_NT.numel()
@@ -181,9 +182,10 @@ def _skip_losses(
     model: SkipLayerForCausalLM, batch: Blocks, config: SkipTuneConfig, generator: torch.Generator, scale: float,
     force_critical: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
-    ids_BT, critical_BT = batch.ids_NT, batch.critical_NT
+    ids_BT, critical_BT = batch.ids_NT.to(model.device), batch.critical_NT.to(model.device)
     n_positions = max(1, round(config.loss_positions * (ids_BT.shape[1] - 1)))
-    positions_P = torch.randperm(ids_BT.shape[1] - 1, generator=generator)[:n_positions].sort().values
+    drawn_P = torch.randperm(ids_BT.shape[1] - 1, generator=generator)[:n_positions]
+    positions_P = drawn_P.sort().values.to(model.device)
     targets = ids_BT[:, positions_P + 1].flatten()
     with torch.no_grad(), model.routing("dense"):
         teacher = model(ids_BT, use_cache=False, logits_to_keep=positions_P).logits.flatten(0, 1)

@@ -64,6 +64,11 @@ class Engine:
         self.force_first_positions: int = model.config.force_first_positions
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are; token ids go there."""
+        return self.weights.embedding.device
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return len(self.weights.layers)

@@ -154,3 +154,13 @@ def test_no_documents_is_an_error() -> None:
     """A sweep row of nothing is refused with what to check."""
     with pytest.raises(RecordError, match="check the split"):
         sweep_row([], [])
+
+
+def test_a_must_pass_case_that_dense_fails_too_is_not_blamed_on_skipping(make_items: Make, make_document: Make) -> None:
+    """Only cases that the dense model passes count: of one kept and one wrong in both, one counts, none failed."""
+    items = (
+        make_items(50, 3, 2, 45) + make_items(both_right=1, must_pass=True) + make_items(both_wrong=1, must_pass=True)
+    )
+    confirmed = confirm([make_document(document_id=name) for name in "ab"], items)
+
+    assert (confirmed["n_must_pass"], confirmed["n_must_pass_failed"]) == (1, 0)

@@ -16,9 +16,12 @@ def test_ceiling_table(k: float, ceiling: float) -> None:
 
 
 def test_conversion_and_its_undefined_case() -> None:
-    """Half of the promised gain is 0.5; nothing skipped has no conversion."""
+    """Half of the promised gain is 0.5; next to nothing skipped has no conversion instead of a huge one."""
     assert conversion(1.1, 1.2) == pytest.approx(0.5)
     assert conversion(1.0, 1.0) is None
+    assert conversion(0.918, 1.0033) is None
+    assert conversion(1.01, 1.0199) is None
+    assert conversion(1.01, 1.02) == pytest.approx(0.5)
 
 
 def test_counted_work() -> None:

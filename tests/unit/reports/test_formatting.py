@@ -49,7 +49,13 @@ JA, EN = Catalog("ja"), Catalog("en")
         ("limit:fraction:info", [None], "基準なし(参考値)", "no limit (for information)"),
         ("limit:points:lower_gt", [None], "登録した計画を参照", "see the registered plan"),
         ("limit:percent:upper_le", [0.0125], "上限が1.25%以下", "upper bound at most 1.25%"),
-        ("limit:per_s:ge", [5 / 7], "毎秒0.7143件以上", "at least 0.7143 per second"),
+        ("limit:per_s:ge", [5 / 7], "毎秒0.71429件以上", "at least 0.71429 per second"),
+        ("limit:per_s:ge", [0.05714285714285714], "毎秒0.05714件以上", "at least 0.05714 per second"),
+        ("per_s", [0.08219137557031335], "毎秒0.082件", "0.082 per second"),
+        ("per_s", [1.0449], "毎秒1.04件", "1.04 per second"),
+        ("text", [600000.0], "600,000", "600,000"),
+        ("text", [-0.05714285714285714], "−0.0571429", "−0.0571429"),
+        ("list", [[0.1, 0.3]], "0.1, 0.3", "0.1, 0.3"),
     ],
 )
 def test_each_kind_has_one_rounding_rule_in_both_languages(kind, values, japanese, english):
