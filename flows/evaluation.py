@@ -240,13 +240,13 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
         settings, engine = config.measure, bench.engine
         texts, critical = _timed_texts(bench, settings.prompt_tokens)
         n_before = settings.decode_prompt_tokens
-        short, _ = _timed_texts(bench, n_before + settings.decode_tokens)
+        short, short_critical = _timed_texts(bench, n_before + settings.decode_tokens)
         n_pairs = settings.n_pairs
         routing = engine.routing(point["threshold_logit"])
-        forced = critical if config.skip.force_critical else None
+        guards, short_guards = (critical, short_critical) if config.skip.force_critical else (None, None)
         cells: list[Callable[[], Any]] = [
-            lambda: clock.time_decode(engine, short, n_before, n_pairs, routing=routing),
-            lambda: clock.time_prefill(engine, texts, n_pairs, routing=routing, forced=forced),
+            lambda: clock.time_decode(engine, short, n_before, n_pairs, routing=routing, forced=short_guards),
+            lambda: clock.time_prefill(engine, texts, n_pairs, routing=routing, forced=guards),
         ]
         for rate in settings.random_skip_rates:
             for run in (

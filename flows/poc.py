@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,7 +13,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows import evaluation, logbook, result, runtime, stages
+from flows.check import check_inputs, price_path
+from flows.errors import PocError
 from flows.progress import Progress
+from flows.reaper import watch_this_process
 from flows.settings import base_source, load_settings, plan_sha256
 from flows.store import RunFolder, Store, sha256_code, sha256_file, write_json
 from flows.tracking import Tracker
@@ -32,6 +36,7 @@ def run_poc(settings_path: Path, profile: str | None, runs_dir: Path, progress: 
     """Run the whole PoC in this process and return its run folder; finished stages are taken as they are."""
     progress.n_stages = N_STAGES
     token = _progress.set(progress)
+    watch_this_process()
     try:
         with runtime.quiet_engine():
             return Path(poc(config_path=str(settings_path), profile=profile, runs_dir=str(runs_dir)))
@@ -65,17 +70,21 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
     settings = load_settings(settings_path, profile)
     runtime.prepare(runs, base_source=base_source(settings, settings_path))
     keep_freed_memory()
-    progress = _progress.get() or Progress(N_STAGES)
+    progress = _progress.get()
+    if progress is None:  # started by Prefect; the command line has checked already
+        progress = Progress(N_STAGES)
+        check_inputs(settings, settings_path)
     bench = Workbench(settings, settings_path, Store(runs / "store"), progress)
     code = sha256_code(ROOMS)
-    hashes = bench.input_hashes() | {"prices": sha256_file(result.prices_path(settings, settings_path))}
+    hashes = bench.input_hashes() | {"prices": sha256_file(price_path(settings, settings_path))}
     bench.opened_run = RunFolder.open(runs, plan_sha256=plan_sha256(settings), code_sha256=code, input_sha256=hashes)
     tracker = logbook.open_tracker(bench, runs)
 
     try:
         _run_stages(bench, tracker, code)
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        with contextlib.suppress(PocError):  # the first error is the one to tell
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     return str(bench.run.path)
 

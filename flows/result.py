@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from flows import evaluation
-from flows.settings import Settings, flatten, plan_sha256, resolve
+from flows.check import price_path
+from flows.settings import Settings, flatten, plan_sha256
 from flows.stages import train_tokens
 from flows.store import read_json, sha256_file
 from flows.workbench import SPLITS, Workbench
 from kpis import cost as kpi_cost
 from kpis import decide, quality, speed
 from kpis.cost_inputs import CostInputs, Spending, Volume
-from kpis.prices import DEFAULT_PATH, load_prices
+from kpis.prices import load_prices
 from kpis.records import DocumentPair, Evidence, ItemPair, TimingPairs, VerdictContext
 from kpis.stats import Interval
 
@@ -153,14 +154,9 @@ def _costs(bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str, Any]
         accuracy_skip=None if confirmed is None else confirmed["accuracy_skip"], basis="measured_this_machine",
     )  # fmt: skip
     return kpi_cost.cost(
-        inputs, load_prices(prices_path(settings, bench.settings_path)), gpu_id=cost.price, api_id=cost.api,
+        inputs, load_prices(price_path(settings, bench.settings_path)), gpu_id=cost.price, api_id=cost.api,
         on=datetime.date.fromisoformat(bench.run.created_at[:10]), limits=settings.gates, seed=settings.model.seed,
     )  # fmt: skip
-
-
-def prices_path(settings: Settings, settings_path: Path) -> Path:
-    """Return the price file of a PoC: its own, or the one that comes with the product."""
-    return DEFAULT_PATH if settings.cost.prices is None else resolve(settings_path, settings.cost.prices)
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -348,7 +344,7 @@ def assemble(
         "stages": stage_rows(bench),
         "hashes": hashes
         | {
-            "prices": sha256_file(prices_path(settings, bench.settings_path)),
+            "prices": sha256_file(price_path(settings, bench.settings_path)),
             "dense_checkpoint": checkpoint_sha256(bench.folder("dense-tune") / "dense"),
             "skip_checkpoint": checkpoint_sha256(bench.folder("skip-tune") / "skiplayer"),
         },

@@ -57,13 +57,14 @@ def prepare(runs_dir: Path, *, base_source: str = "", n_threads: int | None = No
     Args:
         runs_dir: Folder of the runs; Prefect's state and caches go there.
         base_source: `model.base.source`; a hub id allows the model hub, everything else forbids it.
-        n_threads: Threads of the numeric libraries; None takes the cores that this process may use.
+        n_threads: Threads of the numeric libraries; None takes OMP_NUM_THREADS, or the cores that this process may use.
 
     Raises:
         PocError: The runs folder cannot be made.
     """
     runs_dir = runs_dir.resolve()
-    threads = str(n_threads or usable_cores())
+    # MKL's count would overrule OMP's in torch: the one that a person gave is meant for all
+    threads = str(n_threads or os.environ.get("OMP_NUM_THREADS") or usable_cores())
     defaults = {
         **DEFAULTS,
         "PREFECT_HOME": str(runs_dir / "prefect"),

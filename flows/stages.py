@@ -53,7 +53,7 @@ def base(bench: Workbench) -> StageResult:
         model, tokenizer, info = load_base(source)
         model.save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
-        write_json(folder / "base.json", info)
+        write_json(folder / "base.json", info | {"source": config.base.source})
 
     inputs = {"base": bench.base_fingerprint(), "dtype": config.base.dtype}
     return bench.do("base", "load the base model", inputs, ["skipmodel/base.py", "flows/stages.py"], compute)

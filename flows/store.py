@@ -243,6 +243,8 @@ class Store:
                 started = time.perf_counter()
                 compute(partial)
                 seconds = time.perf_counter() - started
+                for torn in partial.glob(".*.partial"):  # half-written files of an attempt that was killed
+                    torn.unlink()
                 record: dict[str, Json] = {
                     "name": name,
                     "key": key,

@@ -96,7 +96,7 @@ class Workbench:
         return [] if self.questions_path is None else load_questions(self.questions_path)
 
     def base_fingerprint(self) -> dict[str, Json]:
-        """Return what identifies the base model: its source, and version or file sizes."""
+        """Return what identifies the base model: its source, and version or file sizes and dates."""
         source = base_source(self.settings, self.settings_path)
         if source.startswith("package:"):
             name = source.removeprefix("package:")
@@ -108,8 +108,9 @@ class Workbench:
                     where="model.base.source", todo="run `make env`, or name a Hugging Face model folder",
                 ) from error  # fmt: skip
         folder = Path(source)
-        sizes = {p.name: p.stat().st_size for p in sorted(folder.glob("*"))} if folder.is_dir() else {}
-        return {"source": source, "files": sizes}
+        files = [p for p in sorted(folder.glob("*")) if p.is_file()] if folder.is_dir() else []
+        stats = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files}  # hashing weights takes minutes
+        return {"source": self.settings.model.base.source, "files": stats}
 
     # --- loaded once --------------------------------------------------------------------------------------
 

@@ -95,6 +95,11 @@ class GateLimits(Record):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise RecordError(f"limits.{name} must be within [0, 1], got {value}; correct the registered plan")
+        if not (self.quality_margin < 1.0 and 0.0 < self.power < 1.0):
+            raise RecordError(
+                f"limits.quality_margin must be below 1 and limits.power within (0, 1), got {self.quality_margin} "
+                f"and {self.power}; correct the registered plan"
+            )
         if not 0.0 < self.alpha < 0.5:
             raise RecordError(f"limits.alpha must be within (0, 0.5), got {self.alpha}; 0.05 is usual")
         for name in ("quality_margin", "slice_margin", "max_over_skip", "slo_ttft_s", "slo_tpot_s"):

@@ -41,7 +41,7 @@ def place_labels(
     """Write labels beside their points, each at the nearest free place, and return the places.
 
     Greedy, from the crowded end (lowest skip rate) on. A label never covers another label or a mark as long as the
-    drawing has room; keeping off interval bars and lines comes second, nearness third.
+    drawing has room; then leader lines cross nothing, then labels keep off interval bars and lines, then they are near.
 
     Args:
         axes: finished axes; limits must be set.
@@ -50,7 +50,7 @@ def place_labels(
         lines: further places to keep clear of, in page pixels.
     """
     to_page = axes.transData.transform
-    centres = [tuple(to_page((x, y))) for x, y, _ in points]
+    centres = [(float(column), float(row)) for column, row in (to_page((x, y)) for x, y, _ in points)]
     marks = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in centres]
     soft = list(lines)
     for x, low, high in bars:
@@ -59,20 +59,25 @@ def place_labels(
     (left, bottom), (right, top) = axes.transAxes.transform((0.0, 0.0)), axes.transAxes.transform((1.0, 1.0))
     frame = Box(left, bottom - 4, right + 20, top + 10)
     taken: list[Box] = []
+    leaders: list[Box] = []
     order = sorted((centre, text) for centre, (_, _, text) in zip(centres, points, strict=True) if text)
-    for (column, row), text in order:
+    for centre, text in order:
         width = text_width(text)
-        candidates = [_beside(column, row, width, radius, turn) for radius, turn in _DIRECTIONS]
-
-        def cost(item: tuple[int, Box]) -> tuple[float, float, int]:
-            place = item[1]
-            outside = (place.right - place.left) * HEIGHT - place.overlap(frame)
-            hard = outside + sum(place.overlap(other) for other in (*taken, *marks))
-            return round(hard), round(sum(place.overlap(other) for other in soft)), item[0]
-
-        place = min(enumerate(candidates), key=cost)[1]
+        # A mark that all but coincides with this one cannot be kept clear of the leader line.
+        others = [mark for mark in marks if math.hypot(mark.left + 8 - centre[0], mark.bottom + 8 - centre[1]) > 14]
+        costs: list[tuple[int, int, int, int]] = []
+        places = [_beside(*centre, width, radius, turn) for radius, turn in _DIRECTIONS]
+        for rank, place in enumerate(places):
+            leader = _leader(centre, place)
+            outside = width * HEIGHT - place.overlap(frame)
+            covered = outside + sum(place.overlap(other) for other in (*taken, *marks))
+            crossed = sum(dot.overlap(other) for dot in leader for other in (*taken, *others, *leaders))
+            touched = sum(place.overlap(other) for other in (*soft, *leaders))
+            costs.append((round(covered), round(crossed), round(touched), rank))
+        place = places[min(costs)[3]]
         taken.append(place)
-        _write(axes, (column, row), place, text)
+        leaders.extend(_leader(centre, place))
+        _write(axes, centre, place, text)
     return taken
 
 
@@ -90,14 +95,26 @@ def _beside(column: float, row: float, width: float, radius: float, turn: int) -
     return Box(left, middle - HEIGHT / 2, left + width, middle + HEIGHT / 2)
 
 
+def _nearest(point: tuple[float, float], place: Box) -> tuple[float, float]:
+    """Where a leader line from a mark meets its label."""
+    column, row = point
+    return min(max(column, place.left), place.right), min(max(row, place.bottom + 3), place.top - 3)
+
+
+def _leader(point: tuple[float, float], place: Box) -> list[Box]:
+    """The leader line of a label as a row of dots."""
+    (x0, y0), (x1, y1) = point, _nearest(point, place)
+    steps = [step / 12 for step in range(1, 12)]
+    dots = [(x0 + (x1 - x0) * share, y0 + (y1 - y0) * share) for share in steps]
+    return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in dots]
+
+
 def _write(axes: Axes, point: tuple[float, float], place: Box, text: str) -> None:
     column, row = point
     middle = (place.bottom + place.top) / 2
     is_left = (place.left + place.right) / 2 < column
     anchor = place.right if is_left else place.left
-    # The point of the label's edge that is nearest to the mark.
-    end_x = min(max(column, place.left), place.right)
-    end_y = min(max(row, place.bottom + 3), place.top - 3)
+    end_x, end_y = _nearest(point, place)
     if math.hypot(end_x - column, end_y - row) > 15:
         to_data = axes.transData.inverted().transform
         (x0, y0), (x1, y1) = to_data((column, row)), to_data((end_x, end_y))

@@ -102,7 +102,7 @@ def drawing(
         mpl.rcdefaults()  # a matplotlibrc on this machine must not change the page
         mpl.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH))
+        figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), dpi=_PIXELS_PER_INCH)
         FigureCanvasSVG(figure)
         figure.patch.set_visible(False)
         axes = figure.add_axes(

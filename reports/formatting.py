@@ -135,11 +135,8 @@ def _number(kind: str, value: Any, rounding: str, catalog: Catalog, bare: bool =
     if rule.never_zero and rounded == 0 and exact != 0 and rounding == ROUND_HALF_UP:
         return catalog.text("number.below", limit=_unit(rule, str(step), catalog))
     text = f"{abs(rounded):,f}"
-    if rounded < 0:
-        text = MINUS + text
-    elif rule.signed:
-        text = ("+" if rounded > 0 else "±") + text
-    return text if bare else _unit(rule, text, catalog)
+    sign = MINUS if rounded < 0 else ("+" if rounded > 0 else "±") if rule.signed else ""
+    return sign + (text if bare else _unit(rule, text, catalog))  # −¥48, not ¥−48
 
 
 def _unit(rule: Rule, text: str, catalog: Catalog) -> str:

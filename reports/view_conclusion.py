@@ -25,7 +25,8 @@ class Tile:
     limit_label: str
     limit: Figure
     state: State
-    note: str
+    notes: tuple[str, ...]
+    """Why the tile is not a plain pass, and what a reader must know to read its figure."""
     extra: Figure | None = None
 
 
@@ -107,14 +108,13 @@ def _action(reader: Reader, action: dict[str, object]) -> str:
     return reader.catalog.family("action", str(action["code"]), **shown)
 
 
-def _note(reader: Reader, gate: dict[str, Any]) -> str:
-    """Why the tile is not a plain pass, and what a reader must know to read its figure."""
+def _notes(reader: Reader, gate: dict[str, Any]) -> tuple[str, ...]:
     parts = [reader.catalog.family("reason", gate["reason"])] if gate["reason"] else []
     if gate["id"] == "C3" and view_cost.is_priced_elsewhere(reader):
         parts.append(reader.t("tile.C3.elsewhere"))
     if gate["id"] == "Q4" and view_evidence.is_zero_by_construction(reader):
         parts.append(reader.t("tile.Q4.guarded"))
-    return reader.t("sentence.separator").join(parts)
+    return tuple(parts)
 
 
 def _tile(reader: Reader, index: int) -> Tile:
@@ -144,6 +144,6 @@ def _tile(reader: Reader, index: int) -> Tile:
         limit_label=reader.t("tile.limit.C3" if extra else "tile.limit"),
         limit=reader.figure(f"limit:{kind}:{gate['comparator']}", f"{path}/limit"),
         state=reader.state(gate["state"]),
-        note=_note(reader, gate),
+        notes=_notes(reader, gate),
         extra=extra,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def load_base(config: BaseConfig) -> tuple[nn.Module, Any, dict[str, str]]:
             )
     dtype = getattr(torch, config.dtype)
     try:
-        with _quiet_progress():
-            family_of(AutoConfig.from_pretrained(folder, **extra).model_type)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+        with _quiet_progress(), _one_gguf_reader():
+            model_config = AutoConfig.from_pretrained(folder, **extra)
+            family_of(model_config.model_type)
+            model = AutoModelForCausalLM.from_pretrained(folder, config=model_config, dtype=dtype, **extra)
             tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -89,6 +91,19 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
         model.hf_quantizer = None
         model.is_quantized = False
+
+
+@contextlib.contextmanager
+def _one_gguf_reader() -> Any:
+    """Parse a GGUF file once: transformers does it anew for configuration, weights and tokenizer."""
+    import gguf
+
+    original = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(original)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ def time_decode(
     n_pairs: int,
     *,
     routing: Routing | None = None,
+    forced: Sequence[Tensor] | None = None,
     random_skip_rate: float | None = None,
     seed: int = 0,
 ) -> TimingRow:
@@ -123,6 +124,7 @@ def time_decode(
         prompt_tokens: So many tokens are read before the clock starts; the rest is timed.
         n_pairs: Timed pairs.
         routing: Learned routing; or
+        forced: Per text, (1, T), True at tokens that a guard makes execute every layer.
         random_skip_rate: share of all layers skipped at random, drawn before the clock starts.
         seed: Seed of that draw.
     """
@@ -135,16 +137,19 @@ def time_decode(
     caches = [engine.new_cache(1, text.shape[1]) for text in texts]
     for text, cache in zip(texts, caches, strict=True):
         engine.hidden(text[:, :prompt_tokens], cache=cache)
+    free = [False] * n_steps
+    guards = [free] * len(texts) if forced is None else [row[0, prompt_tokens:].tolist() for row in forced]
     n_skipped: dict[int, int] = {}
 
     def run(index: int, skips: bool) -> float:
         cache = caches[index]
         cache.rewind(prompt_tokens)
         tokens = texts[index][:, prompt_tokens:].split(1, dim=1)
+        guarded = guards[index]
         counted = 0
         start = time.perf_counter()
-        for token, table in zip(tokens, tables, strict=True):
-            logits, n = engine.step(token, cache, routing if skips else None, table)
+        for token, table, guard in zip(tokens, tables, guarded, strict=True):
+            logits, n = engine.step(token, cache, routing if skips else None, table, forced=guard)
             logits.argmax(-1)
             counted += n
         _synchronise(engine)
@@ -186,7 +191,7 @@ def time_prefill(
 ) -> TimingRow:
     """Time reading prompts up to the logits of their last token, gathered against dense.
 
-    Args as `time_decode`; `forced` marks, per text, the tokens that a guard makes execute everything.
+    Args as `time_decode`.
     """
     n_tokens = texts[0].shape[1]
     if random_skip_rate is not None:

@@ -186,11 +186,11 @@ class SkipLayerForCausalLM(PreTrainedModel, GenerationMixin):
         before = {name: getattr(self.state, name) for name in changes}
         for name, value in changes.items():
             setattr(self.state, name, value)
-        self._mode_is_set = True
+        was_set, self._mode_is_set = self._mode_is_set, True
         try:
             yield self.state
         finally:
-            self._mode_is_set = False
+            self._mode_is_set = was_set
             for name, value in before.items():
                 setattr(self.state, name, value)
 

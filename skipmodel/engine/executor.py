@@ -212,7 +212,13 @@ class Engine:
 
     @torch.inference_mode()
     def step(
-        self, token: Tensor, cache: KVCache, routing: Routing | None = None, execute_L: list[bool] | None = None
+        self,
+        token: Tensor,
+        cache: KVCache,
+        routing: Routing | None = None,
+        execute_L: list[bool] | None = None,
+        *,
+        forced: bool = False,
     ) -> tuple[Tensor, int]:
         """Decode one token of one sequence, branching per layer.
 
@@ -221,6 +227,7 @@ class Engine:
             cache: Holds all earlier positions; extended by this one.
             routing: None runs densely.
             execute_L: Decisions given instead of the routers' (random routing for timings).
+            forced: A guard makes this token execute every layer.
 
         Returns:
             Logits (1, V) and the number of layers skipped.
@@ -230,7 +237,7 @@ class Engine:
         cos, sin = w.rotary(w.embedding[:1, None], position)
         rotary = (cos.reshape(1, 1, -1), sin.reshape(1, 1, -1))
         hidden = w.embedding[token[0]]
-        may_skip = routing is not None and cache.length >= routing.force_first_positions
+        may_skip = routing is not None and not forced and cache.length >= routing.force_first_positions
         n_skipped = 0
         for index, layer in enumerate(w.layers):
             attend = Attention(w, index, layer, (1, 1), rotary, None, False, cache)

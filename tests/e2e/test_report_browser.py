@@ -119,6 +119,21 @@ def test_a_phone_scrolls_only_downwards(
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_section_link_leaves_the_heading_below_the_navigation(
+    browser: Any, files: dict[tuple[str, str], Path], width: int
+) -> None:
+    """After following each link of the contents the heading stands clear of the bar that stays on top."""
+    page, _ = _open(browser, files[_CASES[0]], width, 844)
+    for name in ("evidence", "speed", "cost", "risks", "roadmap", "details"):
+        page.evaluate("name => document.getElementById(name).scrollIntoView({behavior: 'instant'})", name)
+        bar = page.locator("nav.contents").bounding_box()
+        heading = page.locator(f"#{name}-heading").bounding_box()
+        assert heading["y"] >= bar["y"] + bar["height"], name
+        assert heading["y"] < 844, name
+    page.context.close()
+
+
 def test_the_slider_moves_between_measured_settings_by_keyboard(
     browser: Any, files: dict[tuple[str, str], Path]
 ) -> None:

@@ -139,7 +139,7 @@ def test_flatten_gives_dotted_json(write):
     flat = flatten(load_settings(write()))
 
     assert flat["poc.decision_date"] == "2027-01-31"
-    assert flat["model.sweep.target_skip_rates"] == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
+    assert flat["model.sweep.target_skip_rates"] == [0.02, 0.04, 0.07, 0.1, 0.15, 0.2]
     assert flat["tracking.uri"] is None
     assert json.loads(json.dumps(flat)) == flat
 

@@ -113,7 +113,7 @@ def _controls() -> list[Result]:
         _control("guards_off", 0.268, 0.034) | {"note": "guards_off"},
         _control("random_mask", 0.249, 0.873),
         _control("static_drop", 0.233, 0.112) | {"note": "not_healed"},
-        _control("all_executed", 0.0, 0.003),
+        _control("dense_tuned", 0.0, 0.0) | {"name": "all_executed", "note": "same_weights_as_dense"},
     ]
 
 

@@ -87,7 +87,10 @@ def functional_check_no_go() -> Result:
     for row in result["speed"]:
         row["routing"] = "trained" if row["is_headline"] else "random"
     result["cost"] = PARTS.cost(9, 9) | {"basis": "measured_this_machine"}
+    result["plan"]["registered"]["model.skip.force_critical"] = True
+    result["controls"][-1] |= {"ppl_rise": 0.003, "ppl": 21.966}  # other numerics: near the dense point, not on it
     result["confirmation"]["n_items"] = 96
+    result["confirmation"] |= {"n_over_skipped": 0, "skip_share_critical": 0.0, "critical_recall": 1.0}
     result["confirmation"] |= {
         "n_both_right": 58,
         "n_harmful": 3,
@@ -100,6 +103,7 @@ def functional_check_no_go() -> Result:
         PARTS.gate(
             "Q1", "inconclusive", "quality_not_shown", value=-0.0104, low=-0.0541, high=0.0298, n=96, required_n=812
         ),
+        PARTS.gate("Q4", "pass", value=0.0, low=0.0, high=0.0012, n=2480),
         PARTS.gate("S1", "fail", "speed_refuted", value=0.944, low=0.916, high=0.972, n=8),
         PARTS.gate("S2", "info", "info_only", value=-0.41, n=8),
         PARTS.gate("C3", "info", "functional_check", value=0.021, n=10000),
@@ -145,8 +149,10 @@ def no_go() -> Result:
 
 
 def insufficient_evidence() -> Result:
-    """Too few questions: neither safe nor refuted."""
+    """Too few questions, and timed on another GPU than the priced one: neither safe nor refuted."""
     result = go()
+    result["environment"]["device_name"] = "NVIDIA H100 80GB HBM3"
+    result["cost"]["basis"] = "measured_this_machine"
     _set_gates(
         result,
         PARTS.gate(

@@ -1,8 +1,10 @@
+import itertools
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from reports.chart_style import Mark, Words
+from reports.chart_labels import place_labels
+from reports.chart_style import Mark, Words, drawing
 from reports.charts import layer_bars, quality_map, time_chart
 from reports.charts_money import Bar, Swing, money_bars, tornado
 
@@ -63,6 +65,43 @@ def test_points_carry_their_sweep_index_for_the_slider():
     """Each sweep point can be found by the index of its table row."""
     points = [node.get("data-point") for node in ET.fromstring(_map(MARKS)).iter() if node.get("data-point")]
     assert points == ["1", "2"]
+
+
+def _place(points, bars=()):
+    words = Words("map", "", "")
+    with drawing(words, 760, 440, (62, 26, 52, 40)) as (axes, _):
+        axes.set_xlim(-0.01, 0.27)
+        axes.set_ylim(-0.015, 0.275)
+        return place_labels(axes, points, bars, [])
+
+
+def test_labels_of_crowded_marks_cover_neither_each_other_nor_a_mark():
+    """Six marks within a twentieth of the chart, as a cautious run gives them: all labels stay apart."""
+    points = [(0.0, 0.0, "密モデル・全層実行"), (0.033, 0.04, "層の固定削除"), (0.047, 0.013, "選んだ設定")]
+    points += [(0.054, 0.019, "保護なし"), (0.046, 0.02, "無作為な省略"), (0.024, 0.011, ""), (0.0, 0.01, "元のモデル")]
+    places = _place(points)
+    assert len(places) == 6
+    for one, other in itertools.combinations(places, 2):
+        assert one.overlap(other) == 0
+
+
+def test_a_label_moves_off_an_interval_bar():
+    """A bar right of the mark sends the label to another side."""
+    free, moved = _place([(0.1, 0.1, "選択")])[0], _place([(0.1, 0.1, "選択")], [(0.11, 0.0, 0.2)])[0]
+    assert free.left > moved.left
+
+
+def _rows(swing):
+    svg = tornado([Swing("wide", -9.0, 9.0, "-9", "9"), swing], WORDS, 0.5, "mid")
+    return [text for text in _texts(svg) if "▽" in text or "▲" in text]
+
+
+def test_tornado_texts_stand_outside_their_bars():
+    """Ends on both sides: one text each. On one side: side by side, nearer end first. Alike: one text."""
+    assert {"▽ -1", "▲ 2"} <= set(_rows(Swing("x", -1.0, 2.0, "-1", "2")))
+    assert "▲ 1  ▽ 4" in _rows(Swing("x", 4.0, 1.0, "4", "1"))
+    assert "▽ -4  ▲ -1" in _rows(Swing("x", -4.0, -1.0, "-4", "-1"))
+    assert "▽▲ 1" in _rows(Swing("x", 1.0, 1.0, "1", "1"))
 
 
 def test_the_same_numbers_give_the_same_bytes():

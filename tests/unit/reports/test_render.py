@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import math
 import re
 
 import pytest
@@ -52,6 +53,27 @@ def test_no_figure_stands_in_a_table_or_tile_without_its_address(page, tree, sit
     left = [_text(place) for place in places if re.search(r"\d", _text(place))]
     # One word of the catalog carries a digit: the percentile in "too few requests for a 99th percentile".
     assert [text for text in left if "99" not in text] == []
+
+
+def test_no_number_is_printed_unrounded(fx, tree, situation, language):
+    """With every decimal of a result as long as a computer makes it, no number shows over 6 significant digits."""
+    result = _with_long_decimals(fx.BUILDERS[situation]())
+    document = tree(render(result, language))
+    for node in document.xpath("//style | //script | //*[@data-kind = 'hash']"):
+        node.text = ""
+    numbers = [found for text in document.itertext() for found in re.findall(r"(?<![\w.])\d[\d,]*\.\d+", text)]
+    assert numbers
+    assert [number for number in numbers if len(re.sub(r"\D", "", number).lstrip("0")) > 6] == []
+
+
+def _with_long_decimals(node):
+    """The same result with every float that is not whole changed by less than a millionth, as real ones look."""
+    if isinstance(node, dict):
+        return {key: _with_long_decimals(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_long_decimals(value) for value in node]
+    is_fraction = isinstance(node, float) and not node.is_integer()
+    return node * (1 - math.pi * 1e-8) if is_fraction else node
 
 
 def test_all_sections_and_the_verdict_are_there(page, tree, situation, language):

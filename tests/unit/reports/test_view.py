@@ -107,6 +107,70 @@ def test_counted_estimated_and_measured_are_three_columns(fx):
     assert kinds == ["percent", "ratio", "interval:ratio"]
 
 
+def test_conversion_without_a_gain_to_convert_is_undefined_with_its_reason(fx):
+    """Where next to nothing was skipped the speed table says that no share can be computed, and why."""
+    result = fx.go()
+    cell = _view(result).speed.rows.rows[0].cells[-1]
+    assert (cell.text, cell.reason) == ("計算できない", "省略がごく少ないため、計算できません。")
+    index = next(index for index, gate in enumerate(result["gates"]) if gate["id"] == "S2")
+    result["gates"][index] |= {"value": None, "reason": "conversion_undefined"}
+    assert _view(result).evidence.gates.rows[index].cells[2].text == "計算できない"
+
+
+def test_yen_from_another_machine_than_the_priced_one_carry_a_caution(fx):
+    """The cost section and the saving tile say that seconds and price belong to different machines."""
+    view = _view(fx.functional_check_no_go())
+    assert "CPU(Intel Xeon 2.20 GHz)" in view.cost.caution.text
+    assert "AWS g6e.xlarge (L40S) Tokyo" in view.cost.caution.text
+    assert "測定と単価の機械が異なり" in view.conclusion.tiles[3].notes[-1]
+    assert _view(fx.go()).cost.caution is None
+    assert _view(fx.everything_missing()).cost.caution is None
+
+
+@pytest.mark.parametrize(
+    ("device", "price", "is_cautioned"),
+    [
+        ("NVIDIA L40S", "g6e.xlarge, on demand (1x NVIDIA L40S 48 GB, ap-northeast-1)", False),
+        ("NVIDIA H100 80GB HBM3", "H100, on demand (1x NVIDIA H100 80 GB, eastus)", False),
+        ("NVIDIA H100 80GB HBM3", "A100 80 GB, on demand (1x NVIDIA A100 80 GB, us-east1)", True),
+        ("NVIDIA L4", "g6e.xlarge, on demand (1x NVIDIA L40S 48 GB, ap-northeast-1)", True),
+        ("NVIDIA GeForce RTX 4090", "g6.xlarge, on demand (1x NVIDIA L4 24 GB, us-east-1)", True),
+    ],
+)
+def test_a_gpu_is_the_priced_one_when_the_price_names_its_model(fx, device, price, is_cautioned):
+    """Memory sizes and sockets do not count as the model."""
+    result = fx.go()
+    result["environment"]["device_name"] = device
+    result["cost"]["price"]["name"] = price
+    result["cost"]["basis"] = "measured_this_machine"
+    assert (_view(result, "en").cost.caution is not None) is is_cautioned
+
+
+def test_a_zero_by_construction_is_explained_beside_it(fx):
+    """Q4 of zero under forced execution says so; a Q4 that could have failed does not."""
+    view = _view(fx.functional_check_no_go())
+    assert "仕組み" in view.conclusion.tiles[1].notes[-1]
+    assert "保護なし" in view.evidence.guards
+    view = _view(fx.go())
+    assert (view.conclusion.tiles[1].notes, view.evidence.guards) == ((), "")
+
+
+def test_the_dense_point_is_one_mark_when_all_layers_run_gives_the_same(fx, monkeypatch):
+    """Dense and all-layers-run share a mark and a label on one place, and have one each on two places."""
+    seen = []
+    monkeypatch.setattr(charts, "quality_map", lambda marks, *_: seen.append(marks) or "<svg/>")
+    legends = [
+        [entry.text for entry in _view(result).evidence.quality_map.legend]
+        for result in (fx.go(), fx.functional_check_no_go())
+    ]
+    labels = [[mark.label for mark in marks if mark.label] for marks in seen]
+    assert "密モデル・全層実行" in labels[0]
+    assert {"密モデル", "全層実行"}.isdisjoint(labels[0])
+    assert {"密モデル", "全層実行", "保護なし"} <= set(labels[1])
+    assert len(legends[1]) == len(legends[0]) + 1
+    assert any("保護なし" in text for text in legends[0])
+
+
 def test_missing_figures_are_named_as_missing_and_never_zero(fx):
     """Nothing that was not measured shows a digit."""
     figures = list(_figures(_view(fx.everything_missing())))

@@ -86,7 +86,7 @@ def test_dense_tune_learns_and_merges() -> None:
 
     assert log.mean_of("loss", slice(-5, None)) < log.mean_of("loss", slice(0, 5)) - 0.1
     assert not [name for name, _ in tuned.named_parameters() if "lora" in name]
-    assert log.n_tokens == 25 * 4 * 32
+    assert log.n_tokens == 25 * 2 * 32
 
 
 def test_skip_tune_improves_agreement_and_leaves_the_base_alone() -> None:
