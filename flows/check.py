@@ -9,9 +9,9 @@ from flows import runtime
 from flows.errors import PocError
 from flows.ingest import read_corpus
 from flows.questions import load_questions
-from flows.settings import Settings, base_source, resolve
+from flows.settings import Settings, base_source, price_path, resolve
 from flows.terms import load_glossary
-from kpis.prices import DEFAULT_PATH, load_prices
+from kpis.prices import load_prices
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,3 @@ def check_inputs(settings: Settings, settings_path: Path) -> Inputs:
         raise PocError(problem, where=f"{settings_path}: model.base.source",
                        todo="run `make env`, or name a Hugging Face model folder")  # fmt: skip
     return Inputs(len(documents), len(rejected), n_terms, n_questions)
-
-
-def price_path(settings: Settings, settings_path: Path) -> Path:
-    """Return the price file: the PoC's own, or the one that comes with the product."""
-    own = settings.cost.prices
-    return DEFAULT_PATH if own is None else resolve(settings_path, own)

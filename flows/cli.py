@@ -49,12 +49,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from flows.check import check_inputs
 
     settings = load_settings(arguments.config, arguments.profile)
-    check_inputs(settings, arguments.config)  # a misspelt price would otherwise be told after the training
+    # a bad input is told at once, not after the training
+    check_inputs(settings, arguments.config)
     # before the flow is imported: prefect, mlflow and transformers read the environment at import
     runtime.prepare(arguments.runs_dir, base_source=base_source(settings, arguments.config))
-    from flows.poc import run_poc
+    from flows.unchanged import finished_run
 
-    run_poc(arguments.config, arguments.profile, arguments.runs_dir, Progress(quiet=arguments.quiet))
+    progress = Progress(quiet=arguments.quiet)
+    if finished_run(settings, arguments.config, arguments.runs_dir, progress) is None:
+        from flows.poc import run_poc
+
+        run_poc(arguments.config, arguments.profile, arguments.runs_dir, progress)
     return 0
 
 

@@ -272,8 +272,10 @@ def split_clusters(
                     room -= size[cluster]
     for name in shares:
         if name not in split.values():
-            # a small corpus: the smallest cluster that is still in training, so that no split is empty
-            split[min((c for c in order if c not in split), key=lambda c: (size[c], c))] = name
+            # a small corpus: the smallest cluster of a split that has another, training first, so that none is empty
+            now = {cluster: split.get(cluster, "train") for cluster in order}
+            spare = [cluster for cluster in order if list(now.values()).count(now[cluster]) > 1]
+            split[min(spare, key=lambda cluster: (now[cluster] != "train", size[cluster], cluster))] = name
     return {cluster: split.get(cluster, "train") for cluster in order}
 
 

@@ -12,13 +12,13 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows import evaluation, logbook, result, runtime, stages
-from flows.check import check_inputs, price_path
+from flows import evaluation, logbook, machine, result, runtime, stages, unchanged
+from flows.check import check_inputs
 from flows.errors import PocError
 from flows.progress import Progress
 from flows.reaper import watch_this_process
-from flows.settings import base_source, load_settings, plan_sha256
-from flows.store import RunFolder, Store, sha256_code, sha256_file, write_json
+from flows.settings import base_source, load_settings
+from flows.store import RunFolder, Store, write_json
 from flows.tracking import Tracker
 from flows.workbench import Workbench
 from reports.render import write_report
@@ -26,7 +26,6 @@ from reports.result import validate
 from skipmodel.memory import keep_freed_memory
 
 T = TypeVar("T")
-ROOMS = ("flows", "kpis", "reports", "skipmodel")
 N_STAGES = 10
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -75,13 +74,12 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
         progress = Progress(N_STAGES)
         check_inputs(settings, settings_path)
     bench = Workbench(settings, settings_path, Store(runs / "store"), progress)
-    code = sha256_code(ROOMS)
-    hashes = bench.input_hashes() | {"prices": sha256_file(price_path(settings, settings_path))}
-    bench.opened_run = RunFolder.open(runs, plan_sha256=plan_sha256(settings), code_sha256=code, input_sha256=hashes)
+    identity = bench.identity()
+    bench.opened_run = RunFolder.open(runs, **identity)
     tracker = logbook.open_tracker(bench, runs)
 
     try:
-        _run_stages(bench, tracker, code)
+        _run_stages(bench, tracker, identity["code_sha256"])
     except BaseException as error:
         with contextlib.suppress(PocError):  # the first error is the one to tell
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -91,31 +89,24 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
 
 def _run_stages(bench: Workbench, tracker: Tracker, code: str) -> None:
     settings, progress = bench.settings, bench.progress
-    for name, stage in (
-        ("ingest", stages.ingest),
-        ("base", stages.base),
-        ("dense-tune", stages.dense_tune),
-        ("calibrate", stages.calibrate),
-        ("skip-tune", stages.skip_tune),
-        ("sweep", evaluation.sweep),
-    ):
-        _step(name, lambda stage=stage: stage(bench))  # type: ignore[misc]
-        logbook.log_stage(tracker, bench, name)
+    for stage in (*stages.ALL, evaluation.sweep):
+        finished = _step(stage.__name__.replace("_", "-"), lambda stage=stage: stage(bench))  # type: ignore[misc]
+        logbook.log_stage(tracker, bench, finished.name)
     rows = result.sweep_rows(bench)
     choice, point = result.choose(bench, rows)
     if choice["threshold"] is None:
         progress.skip("confirm once on the test split: no threshold passed on validation, the test stays closed")
     else:
         _step("confirm", lambda: evaluation.confirm(bench, point))
-    facts = result.environment(settings)
-    _step("measure", lambda: evaluation.measure(bench, point, result.machine_fingerprint(facts)))
+    facts = machine.environment(settings.model.base.dtype)
+    _step("measure", lambda: evaluation.measure(bench, point, machine.fingerprint(facts)))
     logbook.log_sweep(tracker, bench, rows)
 
     def decide() -> dict[str, Any]:
         return result.assemble(bench, rows, choice, point, facts, code, logbook.reference(tracker, bench))
 
     report = bench.run.path / "report.html"
-    outcome = result.kept(bench)
+    outcome = unchanged.kept(bench)
     with progress.stage("cost, gates and verdict") as hook:
         hook.reused = outcome is not None
         if outcome is None:
@@ -129,19 +120,7 @@ def _run_stages(bench: Workbench, tracker: Tracker, code: str) -> None:
             _step("report", lambda: write_report(outcome, report, settings.report.language))
     bench.run.make_latest()
     logbook.close(tracker, bench, outcome)
-    _tell(bench, outcome, progress)
-
-
-def _tell(bench: Workbench, outcome: dict[str, Any], progress: Progress) -> None:
-    verdict = outcome["verdict"]
-    report = bench.run.path / "report.html"
-    text = f"verdict: {verdict['code']} ({', '.join(verdict['reasons'])})"
-    create_markdown_artifact(key="poc-report", markdown=f"{text}\n\nreport: `{report}`")
-    mlflow = outcome["run"]["mlflow"]
-    for line in (
-        text,
-        f"report:  {report}",
-        f"result:  {bench.run.path / 'result.json'}",
-        f"MLflow:  experiment {mlflow['experiment']}, run {mlflow['run_id']} (make ui shows it)",
-    ):
-        progress.note(line)
+    verdict = outcome["verdict"]["code"]
+    create_markdown_artifact(key="poc-report", markdown=f"verdict: {verdict}\n\nreport: `{report}`")
+    unchanged.mark_done(bench)
+    unchanged.tell(bench.run.path, outcome, progress)

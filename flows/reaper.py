@@ -17,15 +17,21 @@ import psutil
 _POLL_S = 1.0
 
 
+_watchers: list[subprocess.Popen[bytes]] = []  # one per process, held so that none is collected while it runs
+
+
 def watch_this_process() -> None:
-    """Start the watcher of this process; it outlives a kill and ends a moment after its parent."""
-    subprocess.Popen(
+    """Start the watcher of this process, once; it outlives a kill and ends a moment after its parent."""
+    if _watchers:
+        return
+    watcher = subprocess.Popen(
         [sys.executable, "-m", "flows.reaper", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C and a kill of the process group are for the run, not for its watcher
     )
+    _watchers.append(watcher)
 
 
 def watch(parent: psutil.Process) -> None:

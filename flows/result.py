@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from flows import evaluation
-from flows.check import price_path
-from flows.settings import Settings, flatten, plan_sha256
+from flows.machine import git_commit
+from flows.settings import flatten, plan_sha256, price_path
 from flows.stages import train_tokens
 from flows.store import read_json, sha256_file
 from flows.workbench import SPLITS, Workbench
@@ -159,48 +156,6 @@ def _costs(bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str, Any]
     )  # fmt: skip
 
 
-def environment(settings: Settings) -> dict[str, Any]:
-    """Return the `environment` object: what this machine is."""
-    import psutil
-    import torch
-    import transformers
-
-    cuda = torch.cuda.is_available()
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "device": "cuda" if cuda else "cpu",
-        "device_name": torch.cuda.get_device_name() if cuda else cpu,
-        "n_cores": os.cpu_count() or 1,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "n_threads": torch.get_num_threads(),
-        "dtype": settings.model.base.dtype,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "target_device_name": None,
-    }
-
-
-def machine_fingerprint(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts on which a timing depends; the load of the moment is not one of them."""
-    names = ("device", "device_name", "n_cores", "n_threads", "torch", "platform")
-    return {name: facts[name] for name in names}
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout this code runs from, or None for an installed package."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def _data(bench: Workbench, confirmed: Pairs | None) -> dict[str, Any]:
     manifest = read_json(bench.folder("ingest") / "manifest.json")
     totals = manifest["totals"]
@@ -265,17 +220,6 @@ def _model(bench: Workbench) -> dict[str, Any]:
         "skip_tune": _tuned(bench, "skip-tune", config.skip_tune.steps)
         | {"target_skip_rate": config.skip_tune.target_skip_rate},
     }
-
-
-def kept(bench: Workbench) -> dict[str, Any] | None:
-    """Return the result.json that this run folder already holds, if it comes from exactly these stages."""
-    path = bench.run.path / "result.json"
-    if not path.exists():
-        return None
-    outcome: dict[str, Any] = read_json(path)
-    same_stages = [row["key"] for row in outcome["stages"]] == [stage.key for stage in bench.stages.values()]
-    same_report = outcome["run"]["language"] == bench.settings.report.language
-    return outcome if same_stages and same_report and outcome["plan"]["registered"] == flatten(bench.settings) else None
 
 
 def assemble(

@@ -42,6 +42,7 @@ DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # libraries' bars would tear our own progress lines
     "MPLBACKEND": "Agg",
     # spinning OpenMP threads slow a shared machine down by a factor of ten
     "OMP_WAIT_POLICY": "PASSIVE",

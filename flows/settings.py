@@ -248,8 +248,18 @@ def _choose_profile(registered: object, asked: str | None, path: Path) -> str:
     return str(name)
 
 
+def price_path(settings: Settings, settings_path: Path) -> Path:
+    """Return the price file: the PoC's own, or the one that comes with the product."""
+    from kpis.prices import DEFAULT_PATH
+
+    own = settings.cost.prices
+    return DEFAULT_PATH if own is None else resolve(settings_path, own)
+
+
 def has_cuda() -> bool:
-    """Tell whether a CUDA device can be used."""
+    """Tell whether a CUDA device can be used. Without any device file of a GPU, torch is not even imported."""
+    if not any(Path("/dev").glob(pattern) for pattern in ("nvidia*", "kfd", "dxg")):
+        return False
     import torch
 
     return bool(torch.cuda.is_available())

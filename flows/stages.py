@@ -153,6 +153,9 @@ def train_tokens(bench: Workbench) -> tuple[int, int]:
     return min(wanted, len(blocks)) * config.block_tokens, len(blocks) * config.block_tokens
 
 
+ALL = (ingest, base, dense_tune, calibrate, skip_tune)
+
+
 def _steps_blocks(bench: Workbench, which: str) -> int:
     config = bench.settings.model.dense_tune if which == "dense" else bench.settings.model.skip_tune
     return config.steps * config.batch_blocks

@@ -30,6 +30,7 @@ CODE_ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds the four packages, in a checkout and in site-packages alike."""
 
 KEY_LENGTH = 16
+_SOURCE_SUFFIXES = {".py", ".json", ".yaml", ".j2", ".css", ".js"}
 FULL_BELOW_BYTES = 16 * 2**20
 """With less room than this after a failure, the failure is blamed on the disk."""
 
@@ -72,7 +73,7 @@ def sha256_folder(folder: Path) -> str:
 
 @functools.cache
 def sha256_code(names: tuple[str, ...]) -> str:
-    """Return one hash over the Python sources of rooms (`skipmodel`) and modules (`flows/ingest.py`).
+    """Return one hash over the sources of rooms (`skipmodel`) and modules (`flows/ingest.py`).
 
     Raises:
         FileNotFoundError: No such room or module: a defect of the caller, not of the user's input.
@@ -80,9 +81,12 @@ def sha256_code(names: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name in sorted(set(names)):
         target = CODE_ROOT / name
-        files = sorted(target.rglob("*.py")) if target.is_dir() else [target]
+        files = [target]
+        if target.is_dir():  # texts and templates of a room decide its output too; the sample is data, not code
+            found = (file for file in target.rglob("*") if file.suffix in _SOURCE_SUFFIXES)
+            files = sorted(file for file in found if "sample" not in file.relative_to(target).parts)
         if not files:
-            raise FileNotFoundError(f"no Python sources under {name}")
+            raise FileNotFoundError(f"no sources under {name}")
         for file in files:
             digest.update(f"{file.relative_to(CODE_ROOT).as_posix()}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
@@ -280,25 +284,35 @@ class RunFolder:
     """True when an earlier run of the same plan, code and inputs is taken again."""
 
     @classmethod
+    def find(
+        cls, runs_dir: Path, *, plan_sha256: str, code_sha256: str, input_sha256: Mapping[str, str]
+    ) -> RunFolder | None:
+        """Return the newest folder of this plan, code and inputs, complete or not, or None."""
+        run_key = _run_key(plan_sha256, code_sha256, input_sha256)
+        for candidate in sorted(runs_dir.glob("[0-9]*-*/run.json"), reverse=True):
+            record = read_json(candidate)
+            if record["run_key"] == run_key:
+                return cls(candidate.parent, candidate.parent.name, record["created_at"], reused=True)
+        return None
+
+    @classmethod
     def open(cls, runs_dir: Path, *, plan_sha256: str, code_sha256: str, input_sha256: Mapping[str, str]) -> RunFolder:
         """Take the newest folder of the same plan, code and inputs again, complete or not, or make one.
 
         Raises:
             PocError: The runs folder cannot be written.
         """
-        run_key = sha256_json({"plan": plan_sha256, "code": code_sha256, "inputs": dict(input_sha256)})
         with clear_disk_errors(runs_dir):
             runs_dir.mkdir(parents=True, exist_ok=True)
             with _locked(runs_dir / ".lock", lambda: None):
-                for candidate in sorted(runs_dir.glob("[0-9]*-*/run.json"), reverse=True):
-                    record = read_json(candidate)
-                    if record["run_key"] == run_key:
-                        folder = candidate.parent
-                        return cls(folder, folder.name, record["created_at"], reused=True)
+                found = cls.find(runs_dir, plan_sha256=plan_sha256, code_sha256=code_sha256, input_sha256=input_sha256)
+                if found is not None:
+                    return found
+                run_key = _run_key(plan_sha256, code_sha256, input_sha256)
                 now = _now()
                 folder = _new_folder(runs_dir, f"{now:%Y%m%d-%H%M%S}-{plan_sha256[:8]}")
                 created_at = now.isoformat(timespec="seconds")
-                record = {"run_key": run_key, "created_at": created_at, "plan_sha256": plan_sha256,
+                record: dict[str, Json] = {"run_key": run_key, "created_at": created_at, "plan_sha256": plan_sha256,
                           "code_sha256": code_sha256, "input_sha256": dict(input_sha256)}  # fmt: skip
                 write_json(folder / "run.json", record)
                 return cls(folder, folder.name, created_at, reused=False)
@@ -315,6 +329,10 @@ class RunFolder:
             fresh.symlink_to(self.path.name)
             os.replace(fresh, link)
         return link
+
+
+def _run_key(plan_sha256: str, code_sha256: str, input_sha256: Mapping[str, str]) -> str:
+    return sha256_json({"plan": plan_sha256, "code": code_sha256, "inputs": dict(input_sha256)})
 
 
 def _new_folder(runs_dir: Path, stem: str) -> Path:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from flows.errors import PocError
 from flows.progress import Progress, ProgressHook
 from flows.questions import Question, load_questions, select_items
-from flows.settings import Settings, base_source, resolve
-from flows.store import Json, RunFolder, StageResult, Store, sha256_file, sha256_folder
+from flows.settings import Settings, base_source, plan_sha256, price_path, resolve
+from flows.store import Json, RunFolder, StageResult, Store, sha256_code, sha256_file, sha256_folder
 from flows.terms import KINDS as SPAN_KINDS
 from flows.terms import TermMatcher, find_spans, load_glossary
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 KINDS = ("other", *SPAN_KINDS)
 SPLITS = ("train", "validation", "test")
+ROOMS = ("flows", "kpis", "reports", "skipmodel")
+
+
+class NotFinished(Exception):  # noqa: N818 - an answer, not an error
+    """A workbench that may only look stages up was asked for one that is not there."""
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Workbench:
     store: Store
     progress: Progress
     opened_run: RunFolder | None = None
+    find_only: bool = False
+    """Look finished stages up and compute nothing."""
     stages: dict[str, StageResult] = field(default_factory=dict)
     _blocks: dict[tuple[str, int], Blocks] = field(default_factory=dict)
 
@@ -51,7 +58,17 @@ class Workbench:
         self, name: str, title: str, inputs: Mapping[str, Any], code: Sequence[str],
         compute: Callable[[Path, ProgressHook], None],
     ) -> StageResult:  # fmt: skip
-        """Run one stage through the store, with its progress lines, and remember the result."""
+        """Run one stage through the store, with its progress lines, and remember the result.
+
+        Raises:
+            NotFinished: The stage is not there and `find_only` is set.
+        """
+        if self.find_only:
+            found = self.store.find(name, inputs, code)
+            if found is None:
+                raise NotFinished(name)
+            self.stages[name] = found
+            return found
         with self.progress.stage(title) as hook:
             result = self.store.run(name, inputs, code, lambda folder: compute(folder, hook))
             hook.reused = result.reused
@@ -211,6 +228,15 @@ class Workbench:
         from skipmodel.engine.executor import Engine
 
         return Engine(self.model)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes a run this one: hashes of plan, code and inputs."""
+        prices = sha256_file(price_path(self.settings, self.settings_path))
+        return {
+            "plan_sha256": plan_sha256(self.settings),
+            "code_sha256": sha256_code(ROOMS),
+            "input_sha256": self.input_hashes() | {"prices": prices},
+        }
 
     def input_hashes(self) -> dict[str, str]:
         """Return hashes of the files that the user brought."""

@@ -97,7 +97,7 @@ class CalibrateConfig:
 class DenseTuneConfig:
     """LoRA tuning of the dense base model; the result is teacher and reference."""
 
-    steps: int = 40
+    steps: int = 32
     """Optimiser steps; 0 keeps the base model as it is."""
     batch_blocks: int = 2
     """Blocks in one step."""
@@ -117,7 +117,7 @@ class DenseTuneConfig:
 class SkipTuneConfig:
     """Fine-tuning of routers and skip paths by straight-through Gumbel-Softmax."""
 
-    steps: int = 28
+    steps: int = 24
     """Optimiser steps; 0 keeps the closed-form start, which is already a valid model."""
     batch_blocks: int = 4
     """Blocks in one step."""
@@ -178,7 +178,7 @@ class SweepConfig:
     """Test tokens of the one confirmatory test."""
     block_tokens: int = 128
     """Length of a scored block: shorter than training blocks, so that a budget covers more documents."""
-    validation_items: int = 24
+    validation_items: int = 12
     """Question items per sweep point; 0 scores none."""
     test_items: int = 96
     """Question items of the confirmatory test."""

@@ -47,7 +47,7 @@ def test_key_follows_inputs_name_and_code(tmp_path, monkeypatch):
 
 
 def test_code_hash_covers_a_whole_room(tmp_path, monkeypatch):
-    """A changed line anywhere in the room changes the hash; another file type does not."""
+    """A changed source, text catalog or template anywhere in the room changes the hash; notes and samples do not."""
     (tmp_path / "room" / "deep").mkdir(parents=True)
     source = tmp_path / "room" / "deep" / "a.py"
     source.write_text("x = 1\n")
@@ -58,10 +58,15 @@ def test_code_hash_covers_a_whole_room(tmp_path, monkeypatch):
         return sha256_code(("room",))
 
     first = fresh_hash()
-    (tmp_path / "room" / "data.yaml").write_text("x: 1\n")
+    (tmp_path / "room" / "README.md").write_text("notes\n")
+    (tmp_path / "room" / "sample").mkdir()
+    (tmp_path / "room" / "sample" / "poc.yaml").write_text("x: 1\n")
     assert fresh_hash() == first
+    (tmp_path / "room" / "deep" / "page.j2").write_text("<p>\n")
+    second = fresh_hash()
+    assert second != first
     source.write_text("x = 2\n")
-    assert fresh_hash() != first
+    assert fresh_hash() not in (first, second)
     with pytest.raises(FileNotFoundError):
         sha256_code(("nowhere.py",))
     sha256_code.cache_clear()
