@@ -31,8 +31,9 @@ def finished_run(settings: Settings, settings_path: Path, runs_dir: Path, progre
     if kept(bench) is None or not (bench.run.path / "report.html").is_file():
         return None
     bench.run.make_latest()
-    for name in bench.stages:
-        with progress.stage(name) as hook:
+    progress.n_stages = len(bench.titles)
+    for title in bench.titles.values():
+        with progress.stage(title) as hook:
             hook.reused = True
     tell(bench.run.path, outcome, progress)
     return bench.run.path

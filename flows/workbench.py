@@ -45,6 +45,8 @@ class Workbench:
     find_only: bool = False
     """Look finished stages up and compute nothing."""
     stages: dict[str, StageResult] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    """What the progress lines call the stages that were looked up."""
     _blocks: dict[tuple[str, int], Blocks] = field(default_factory=dict)
 
     @property
@@ -67,7 +69,7 @@ class Workbench:
             found = self.store.find(name, inputs, code)
             if found is None:
                 raise NotFinished(name)
-            self.stages[name] = found
+            self.stages[name], self.titles[name] = found, title
             return found
         with self.progress.stage(title) as hook:
             result = self.store.run(name, inputs, code, lambda folder: compute(folder, hook))
