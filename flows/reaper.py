@@ -7,6 +7,7 @@ the terminal or pipe that it inherited. This small process watches its parent an
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -17,13 +18,9 @@ import psutil
 _POLL_S = 1.0
 
 
-_watchers: list[subprocess.Popen[bytes]] = []  # one per process, held so that none is collected while it runs
-
-
+@functools.cache
 def watch_this_process() -> None:
     """Start the watcher of this process, once; it outlives a kill and ends a moment after its parent."""
-    if _watchers:
-        return
     watcher = subprocess.Popen(
         [sys.executable, "-m", "flows.reaper", str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -31,7 +28,7 @@ def watch_this_process() -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C and a kill of the process group are for the run, not for its watcher
     )
-    _watchers.append(watcher)
+    watcher.returncode = 0  # it is never waited for; Popen would complain of that at exit
 
 
 def watch(parent: psutil.Process) -> None:
