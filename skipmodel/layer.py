@@ -57,8 +57,8 @@ class SkipLayerMixin:
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, or route it, as the shared state says; takes and returns what the base layer does."""
-        state, module = self.skip_state, self
-        router = module._modules.get("router")  # type: ignore[attr-defined]
+        state = self.skip_state
+        router = self._modules.get("router")  # type: ignore[attr-defined]
         if state.mode == "replay" and self.skip_index <= state.replay_layer:
             return self._replay(hidden_states)
         output = super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]

@@ -21,6 +21,7 @@ from torch.nn.functional import linear, silu
 
 from skipmodel.engine.attention import Attention
 from skipmodel.engine.weights import LayerWeights, extract, shares_router_norm
+from skipmodel.gate import execute_mask
 from skipmodel.kv_cache import KVCache
 from skipmodel.router import normalise
 
@@ -180,7 +181,7 @@ class Engine:
         key_value, logit_N = self._front(layer, scaled_ND, normal_ND)
         attend.store(key_value)
         if routing.override_mask_LBT is None:
-            mask_N = logit_N >= routing.threshold_logit
+            mask_N = execute_mask(logit_N, routing.threshold_logit)
         else:
             mask_N = routing.override_mask_LBT[index].reshape(-1)
         if forced_N is not None:
