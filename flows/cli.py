@@ -1,4 +1,4 @@
-"""Command line `skip-poc`: run, init, check, report, schema, ui.
+"""Command line `skip-poc`: run, init, check, compare, report, schema, ui.
 
 Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
 means a defect.
@@ -11,6 +11,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows import runtime
 from flows.errors import EXIT_CODE, PocError
@@ -87,6 +88,31 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from flows.check import check_inputs
+    from skipmodel.config_compare import METHODS, CompareConfig
+
+    chosen: dict[str, Any] = {
+        "methods": METHODS if arguments.methods is None else tuple(arguments.methods.split(",")),
+        "steps": arguments.steps,
+        "heal_per_rate": arguments.heal_per_rate,
+    }
+    if arguments.seeds is not None:
+        chosen["seeds"] = arguments.seeds
+    config = CompareConfig(**chosen)
+    settings = load_settings(arguments.config, arguments.profile)
+    check_inputs(settings, arguments.config)
+    runtime.prepare(arguments.runs_dir, base_source=base_source(settings, arguments.config))
+    from flows.compare import run_compare
+    from flows.compare_table import text_table
+
+    out = arguments.out or arguments.runs_dir / "compare"
+    compared = run_compare(arguments.config, arguments.profile, arguments.runs_dir, out, config,
+                           Progress(quiet=arguments.quiet), arguments.history)  # fmt: skip
+    _say(f"{text_table(compared['rows'])}\n{out / 'compare.json'}")
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from reports.render import write_report
 
@@ -137,6 +163,19 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("folder", type=Path, help="a new or empty folder")
 
     add_config(add("check", _check, "validate settings and inputs without running"))
+
+    compare = add(
+        "compare", _compare, "train and judge every honest control beside the SkipLayer model, on validation text"
+    )
+    add_config(compare)
+    add_runs_dir(compare)
+    compare.add_argument("--out", type=Path, help="folder of compare.json and its figures; default: RUNS_DIR/compare")
+    compare.add_argument("--methods", help="methods to compare, separated by commas; default: all")
+    compare.add_argument("--seeds", type=int, help="trainings of each method; default: 3")
+    compare.add_argument("--steps", type=int, help="steps of every training; default: model.skip_tune.steps")
+    compare.add_argument("--heal-per-rate", action="store_true", help="train dropped layers apart for each number")
+    compare.add_argument("--history", type=Path, help="folder for the reference file of this date and commit")
+    compare.add_argument("--quiet", action="store_true", help="no progress lines")
 
     report = add("report", _report, "write the report of a finished run again, also in the other language")
     report.add_argument("run_dir", type=Path, help="run folder, such as runs/latest")

@@ -17,7 +17,8 @@ from flows.store import StageResult, read_json, write_json
 from flows.workbench import KINDS, Workbench
 
 SCORE_CODE = [
-    *MODEL_CODE, "skipmodel/engine", "skipmodel/kv_cache.py", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
+    *MODEL_CODE, "skipmodel/engine", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
+    "skipmodel/guards.py",
     "flows/evaluation.py", "flows/questions.py", "flows/terms.py",
 ]  # fmt: skip
 NOISE_FLOOR_ITEMS = 32
@@ -43,30 +44,31 @@ class Scorer:
         from skipmodel.evaluate import score_blocks
 
         if self._dense is None:
-            self._dense = score_blocks(self.bench.engine, self.blocks, None, force_critical=False)
+            self._dense = score_blocks(self.bench.dense_engine, self.blocks, None, force_critical=False)
         return self._dense
 
-    def choices(self, routing: Any, *, batch_items: int = 8, n: int | None = None) -> list[int]:
-        """Return the chosen answers of the items under a routing; None is dense."""
+    def choices(self, engine: Any, routing: Any, *, batch_items: int = 8, n: int | None = None) -> list[int]:
+        """Return the chosen answers of the items under a routing; None executes everything."""
         from skipmodel.evaluate import score_items
 
         return score_items(
-            self.bench.engine, self.bench.tokenizer, [item for _, item in self.questions[:n]], routing, kinds=KINDS,
-            force_critical=self.force_critical and routing is not None, batch_items=batch_items,
+            engine, self.bench.tokenizer, [item for _, item in self.questions[:n]], routing, kinds=KINDS,
+            force_critical=self.force_critical and routing is not None,
+            margins=self.bench.settings.model.skip.class_margins, batch_items=batch_items,
         )  # fmt: skip
 
     @property
     def dense_choices(self) -> list[int]:
         """Answers of the dense tuned model."""
         if self._dense_choices is None:
-            self._dense_choices = self.choices(None)
+            self._dense_choices = self.choices(self.bench.dense_engine, None)
         return self._dense_choices
 
     def documents(self, scores: Any) -> list[dict[str, Any]]:
         """Pair scores with the dense ones, per document."""
         from skipmodel.evaluate import pair_documents
 
-        return pair_documents(self.blocks, self.dense, scores, self.bench.engine.routed_layers)
+        return pair_documents(self.blocks, self.dense, scores, self.bench.engine.routed_units)
 
     def items(self, choices: Sequence[int]) -> list[dict[str, Any]]:
         """Pair answers with the dense ones, per item."""
@@ -84,22 +86,32 @@ class Scorer:
             for (question, _), dense, skip in zip(self.questions, self.dense_choices, choices, strict=True)
         ]
 
-    def arm(self, routing: Any, *, with_items: bool, force_critical: bool | None = None) -> dict[str, Any]:
-        """Score one arm; None is dense. Returns paired documents and items, and skip rates."""
-        from skipmodel.evaluate import score_blocks, skip_rate_by_kind, skip_rate_per_layer
+    def reference(self) -> dict[str, Any]:
+        """Pair the dense tuned model with itself: the row that all others are compared with."""
+        return {"skip_rate": 0.0, "documents": self.documents(self.dense), "items": self.items(self.dense_choices)}
 
+    def arm(self, routing: Any, *, with_items: bool, force_critical: bool | None = None) -> dict[str, Any]:
+        """Score one arm; None executes everything. Returns paired documents and items, and skip rates."""
+        from skipmodel.evaluate import score_blocks, skip_rate_by_kind, skip_rate_per_unit
+
+        engine = self.bench.engine
+        is_dense = routing is None and engine is self.bench.dense_engine
         force = self.force_critical if force_critical is None else force_critical
+        margins = self.bench.settings.model.skip.class_margins if force_critical is None else {}
         scores = self.dense
-        if routing is not None:
-            scores = score_blocks(self.bench.engine, self.blocks, routing, force_critical=force)
-        choices = self.dense_choices if routing is None else self.choices(routing) if with_items else None
-        per_layer = skip_rate_per_layer(self.blocks, scores)
+        if not is_dense:
+            scores = score_blocks(engine, self.blocks, routing, force_critical=force, margins=margins)
+        choices: list[int] | None = None
+        if with_items:
+            choices = self.dense_choices if is_dense else self.choices(engine, routing)
+        per_unit = skip_rate_per_unit(self.blocks, scores)
         return {
-            "skip_rate": sum(per_layer) / len(per_layer),
-            "skip_rate_per_layer": per_layer,
-            "skip_rate_by_class": skip_rate_by_kind(self.blocks, scores),
+            "skip_rate": engine.work.skip_rate(per_unit),
+            "skip_rate_per_unit": per_unit,
+            "skip_rate_per_layer": engine.work.per_layer(per_unit),
+            "skip_rate_by_class": skip_rate_by_kind(self.blocks, scores, engine.work),
             "documents": self.documents(scores),
-            "items": [] if choices is None or not with_items else self.items(choices),
+            "items": [] if choices is None else self.items(choices),
         }
 
 
@@ -115,7 +127,6 @@ def sweep(bench: Workbench) -> StageResult:
     def compute(folder: Path, hook: ProgressHook) -> None:
         from skipmodel.data import sample
         from skipmodel.gate import logit_to_threshold
-        from skipmodel.measure import estimated_ceiling
         from skipmodel.thresholds import thresholds_for
 
         engine, sweep_config = bench.engine, config.sweep
@@ -124,7 +135,8 @@ def sweep(bench: Workbench) -> StageResult:
             held_out = sample(bench.blocks("validation", sweep_config.block_tokens), sweep_config.calibration_tokens,
                               config.seed + 1)  # fmt: skip
             logits = thresholds_for(engine, held_out, sweep_config.target_skip_rates,
-                                    force_critical=config.skip.force_critical)  # fmt: skip
+                                    force_critical=config.skip.force_critical,
+                                    margins=config.skip.class_margins)  # fmt: skip
             return {"logits": logits, "n_tokens": int(held_out.n_real_N.sum())}
 
         _once(folder / "thresholds.json", read_thresholds)
@@ -140,7 +152,7 @@ def sweep(bench: Workbench) -> StageResult:
                     "target_skip_rate": target,
                     "threshold_logit": logit,
                     "threshold": 0.0 if logit is None else logit_to_threshold(logit),
-                    "estimated_ceiling": estimated_ceiling(engine, arm["skip_rate_per_layer"]),
+                    "estimated_ceiling": engine.work.estimated_ceiling(arm["skip_rate_per_unit"]),
                 }
 
             _once(folder / f"point-{index:02d}.json", point)
@@ -152,6 +164,7 @@ def sweep(bench: Workbench) -> StageResult:
         "questions": bench.input_hashes()["questions"],
         "sweep": _without(dataclasses.asdict(config.sweep), "test_tokens", "test_items"),
         "force_critical": config.skip.force_critical,
+        "class_margins": config.skip.class_margins,
         "seed": config.seed,
     }
     return bench.do("sweep", "sweep thresholds", inputs, SCORE_CODE, compute)
@@ -175,6 +188,7 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
         routing = engine.routing(point["threshold_logit"])
         shape = (len(scorer.blocks), scorer.blocks.ids_NT.shape[1])
         arms: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("dense_tuned", scorer.reference),
             ("all_executed", lambda: scorer.arm(None, with_items=True)),
             ("skiplayer", lambda: scorer.arm(routing, with_items=True)),
             ("guards_off", lambda: scorer.arm(routing, with_items=False, force_critical=False)),
@@ -182,7 +196,7 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
                 Routing(override_mask_LBT=random_masks(_rates(folder), shape, config.seed)), with_items=False,
                 force_critical=False)),
             ("static_drop", lambda: scorer.arm(
-                Routing(override_mask_LBT=static_masks(engine.n_layers, _cheapest(bench, _rates(folder)), shape)),
+                Routing(override_mask_LBT=static_masks(engine.n_units, _cheapest(bench, _rates(folder)), shape)),
                 with_items=False, force_critical=False)),
             ("base_untuned", lambda: _base_arm(bench, scorer)),
             ("noise_floor", lambda: _noise_floor(scorer)),
@@ -201,32 +215,35 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
 
 
 def _rates(folder: Path) -> list[float]:
-    rates: list[float] = read_json(folder / "arm-skiplayer.json")["skip_rate_per_layer"]
+    rates: list[float] = read_json(folder / "arm-skiplayer.json")["skip_rate_per_unit"]
     return rates
 
 
 def _cheapest(bench: Workbench, rates: Sequence[float]) -> list[int]:
-    """Return the layers of least measured damage, as many as come nearest to the same total skip rate."""
+    """Return the units of least measured damage for their work, as many as come nearest to the same skip rate."""
     report = read_json(bench.folder("calibrate") / "calibration.json")
-    damage = dict(zip(report["layers"], report["damage_nats"], strict=True))
-    order = sorted(report["routed_layers"], key=lambda index: float(damage[index]))
-    return order[: max(1, round(sum(rates)))]
+    share = bench.engine.work.unit_share
+    cost = {unit: damage / share[unit] for unit, damage in zip(report["units"], report["damage_nats"], strict=True)}
+    order = sorted(report["routed_units"], key=cost.__getitem__)
+    wanted = sum(rate * part for rate, part in zip(rates, share, strict=True))
+    dropped = [sum(share[unit] for unit in order[:n]) for n in range(1, len(order) + 1)]
+    return order[: 1 + min(range(len(dropped)), key=lambda n: abs(dropped[n] - wanted))]
 
 
 def _base_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
     """Score the untuned base model on the same blocks: what domain tuning itself brought."""
-    from skipmodel.engine.executor import Engine
+    from skipmodel.engine.masked import open_engine
     from skipmodel.evaluate import score_blocks
     from skipmodel.model import SkipLayerForCausalLM
 
-    engine = Engine(SkipLayerForCausalLM.from_base(bench.load_base(), bench.settings.model.skip))
+    engine = open_engine(SkipLayerForCausalLM.from_base(bench.load_base(), bench.settings.model.skip))
     scores = score_blocks(engine, scorer.blocks, None, force_critical=False)
     return {"skip_rate": 0.0, "documents": scorer.documents(scores), "items": []}
 
 
 def _noise_floor(scorer: Scorer) -> dict[str, Any]:
     """Answer some items densely again in other batches: flips that have nothing to do with skipping."""
-    again = scorer.choices(None, batch_items=1, n=NOISE_FLOOR_ITEMS)
+    again = scorer.choices(scorer.bench.dense_engine, None, batch_items=1, n=NOISE_FLOOR_ITEMS)
     return {"n": len(again), "n_flips": sum(a != b for a, b in zip(again, scorer.dense_choices, strict=False))}
 
 

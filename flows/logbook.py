@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows import evaluation
+from flows import evaluation, insight
 from flows.settings import flatten, plan_sha256
 from flows.store import read_json, sha256_file
 from flows.tracking import DatasetRef, Tracker
 from flows.workbench import SPLITS, Workbench
 
-_KINDS = {"ingest": "ingest", "sweep": "sweep", "confirm": "confirm", "measure": "measure"}
+_KINDS = {"ingest": "ingest", "sweep": "sweep", "confirm": "confirm", "insight": "insight", "measure": "measure"}
 """Tag `kind` of a stage's run; every other stage trains."""
 
 
@@ -58,9 +58,12 @@ def log_stage(tracker: Tracker, bench: Workbench, name: str) -> None:
         series = {column: [(int(row["step"]), row[column]) for row in log["rows"]] for column in columns}
     elif name == "calibrate":
         report = read_json(stage.path / "calibration.json")
-        rows = zip(report["layers"], report["damage_nats"], strict=True)
-        series = {"layer_damage_nats": [(int(layer), damage) for layer, damage in rows]}
+        rows = zip(report["units"], report["damage_nats"], strict=True)
+        series = {"unit_damage_nats": [(int(unit), damage) for unit, damage in rows]}
         artifacts = [stage.path / "calibration.json"]
+    elif name == "insight":
+        metrics |= insight.metrics(bench)
+        artifacts = insight.files(bench)
     tracker.log_stage(name, stage.key, metrics=metrics, series=series, artifacts=artifacts, datasets=datasets,
                       kind=_KINDS.get(name, "train"))  # fmt: skip
 
@@ -76,7 +79,7 @@ def log_sweep(tracker: Tracker, bench: Workbench, rows: list[dict[str, Any]]) ->
             metrics={name: float(value) for name, value in numbers.items()}, series={"skip_rate_of_layer": layers},
             kind="sweep point",
         )  # fmt: skip
-    for name in ("confirm", "measure"):
+    for name in ("confirm", "insight", "measure"):
         if name in bench.stages:
             log_stage(tracker, bench, name)
     for index, cell in enumerate(evaluation.timing_rows(bench)):

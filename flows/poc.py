@@ -12,7 +12,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows import evaluation, logbook, machine, result, runtime, stages, unchanged
+from flows import evaluation, insight, logbook, machine, result, runtime, stages, unchanged
 from flows.check import check_inputs
 from flows.errors import PocError
 from flows.progress import Progress
@@ -26,7 +26,7 @@ from reports.result import validate
 from skipmodel.memory import keep_freed_memory
 
 T = TypeVar("T")
-N_STAGES = 10
+N_STAGES = 11
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -98,6 +98,7 @@ def _run_stages(bench: Workbench, tracker: Tracker, code: str) -> None:
         progress.skip("confirm once on the test split: no threshold passed on validation, the test stays closed")
     else:
         _step("confirm", lambda: evaluation.confirm(bench, point))
+    _step("insight", lambda: insight.insight(bench, point))
     facts = machine.environment(settings.model.base.dtype)
     _step("measure", lambda: evaluation.measure(bench, point, machine.fingerprint(facts)))
     logbook.log_sweep(tracker, bench, rows)

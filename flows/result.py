@@ -63,14 +63,16 @@ def controls(bench: Workbench) -> list[dict[str, Any]]:
     """Return the `controls` rows: every arm against the dense tuned model on the same test blocks."""
     names = {
         "base_untuned": "base_untuned",
-        "dense_tuned": "all_executed",
+        "dense_tuned": "dense_tuned",
         "skiplayer": "skiplayer",
         "guards_off": "guards_off",
         "random_mask": "random_mask",
         "static_drop": "static_drop",
         "all_executed": "all_executed",
     }
-    notes = {"static_drop": "not_healed", "all_executed": "same_weights_as_dense", "guards_off": "guards_off"}
+    notes = {"static_drop": "not_healed", "guards_off": "guards_off"}
+    if bench.engine is bench.dense_engine:
+        notes["all_executed"] = "same_weights_as_dense"
     rows = []
     for name, file in names.items():
         arm = read_json(bench.folder("confirm") / f"arm-{file}.json")
@@ -205,7 +207,8 @@ def _model(bench: Workbench) -> dict[str, Any]:
     base = read_json(bench.folder("base") / "base.json")
     skip_log = read_json(bench.folder("skip-tune") / "log.json")
     n_layers = bench.engine.n_layers
-    routed = bench.engine.routed_layers
+    n_parts = bench.engine.n_units // n_layers
+    routed = sorted({unit // n_parts for unit in bench.engine.routed_units})
     n_added = skip_log["n_added_parameters"]
     return {
         "name": base["name"],

@@ -6,8 +6,11 @@ is computed twice and nothing stale is taken. Evaluation and timing are in `flow
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from flows.settings import base_source
 from flows.store import StageResult, read_json, write_json
 from flows.workbench import Workbench
 
-_MODEL_CODE = ["base", "config", "data", "families", "gate", "layer", "model", "router", "skip_path"]
+_MODEL_CODE = [
+    "base", "config", "data", "families", "gate", "kv_cache", "layer", "model", "router", "skip_path", "work",
+]  # fmt: skip
+_TRAIN_CODE = ["collapse", "lora", "losses", "optimise", "teacher", "train"]
 MODEL_CODE = [f"skipmodel/{name}.py" for name in _MODEL_CODE]
-TRAIN_CODE = [*MODEL_CODE, "skipmodel/train.py", "skipmodel/losses.py", "flows/stages.py"]
+TRAIN_CODE = [*MODEL_CODE, *(f"skipmodel/{name}.py" for name in _TRAIN_CODE), "flows/stages.py"]
 
 
 def ingest(bench: Workbench) -> StageResult:
@@ -68,7 +74,10 @@ def dense_tune(bench: Workbench) -> StageResult:
 
         blocks = _training_window(bench, 0, _steps_blocks(bench, "dense"))
         tuned: Any
-        tuned, log = train.dense_tune(bench.load_base(), blocks, config.dense_tune, config.seed, hook)
+        with _checkpoints(folder) as checkpoints:
+            tuned, log = train.dense_tune(
+                bench.load_base(), blocks, config.dense_tune, config.seed, hook, checkpoints=checkpoints
+            )
         tuned.save_pretrained(folder / "dense")
         bench.tokenizer.save_pretrained(folder / "dense")
         write_json(folder / "log.json", {"rows": log.rows, "n_tokens": log.n_tokens})
@@ -100,15 +109,17 @@ def calibrate(bench: Workbench) -> StageResult:
         model.save_routing(folder / "routing.safetensors")
         rows = dataclasses.asdict(report)
         rows["router_correlation"] = [None if math.isnan(value) else value for value in report.router_correlation]
-        write_json(folder / "calibration.json", rows | {"routed_layers": list(model.config.routed_layers)})
+        write_json(folder / "calibration.json", rows | {"routed_units": list(model.config.routed_units)})
 
     inputs = {
         "dense": bench.key("dense-tune"),
         "skip": dataclasses.asdict(config.skip),
-        "calibrate": dataclasses.asdict(config.calibrate),
+        "calibrate": {
+            name: value for name, value in dataclasses.asdict(config.calibrate).items() if "level" not in name
+        },
         "target_skip_rate": config.skip_tune.target_skip_rate,
     }
-    code = [*MODEL_CODE, "skipmodel/calibrate.py", "flows/stages.py"]
+    code = [*MODEL_CODE, "skipmodel/calibrate.py", "skipmodel/losses.py", "flows/stages.py"]
     return bench.do("calibrate", "start the routers in closed form", inputs, code, compute)
 
 
@@ -118,19 +129,25 @@ def skip_tune(bench: Workbench) -> StageResult:
 
     def compute(folder: Path, hook: ProgressHook) -> None:
         from skipmodel import train
+        from skipmodel.guards import ServingGuards, term_sequences
 
         model = _wrap_dense(bench)
-        routed = read_json(bench.folder("calibrate") / "calibration.json")["routed_layers"]
-        model.close_layers([index for index in model.config.routed_layers if index not in routed])
+        routed = read_json(bench.folder("calibrate") / "calibration.json")["routed_units"]
+        model.close_units([index for index in model.config.routed_units if index not in routed])
         model.load_routing(bench.folder("calibrate") / "routing.safetensors")
         n_calibrated = max(1, config.calibrate.n_tokens // config.block_tokens)
         first = _steps_blocks(bench, "dense") + n_calibrated
         blocks = _training_window(bench, first, _steps_blocks(bench, "skip"))
-        log = train.skip_tune(
-            model, blocks, config.skip_tune, config.seed, force_critical=config.skip.force_critical, progress=hook
-        )
+        with _checkpoints(folder) as checkpoints:
+            log = train.skip_tune(
+                model, blocks, config.skip_tune, config.seed, force_critical=config.skip.force_critical,
+                progress=hook, checkpoints=checkpoints,
+            )  # fmt: skip
+        _set_levels(bench, model, folder)
         model.save_pretrained(folder / "skiplayer")
         bench.tokenizer.save_pretrained(folder / "skiplayer")
+        if config.skip.force_critical:
+            ServingGuards(term_sequences(bench.matcher.surfaces, bench.tokenizer)).save(folder / "skiplayer")
         write_json(folder / "log.json", {"rows": log.rows, "n_tokens": log.n_tokens,
                                          "n_added_parameters": model.n_added_parameters})  # fmt: skip
 
@@ -139,9 +156,30 @@ def skip_tune(bench: Workbench) -> StageResult:
         "dense": bench.key("dense-tune"),
         "skip_tune": dataclasses.asdict(config.skip_tune),
         "force_critical": config.skip.force_critical,
+        "levels": [config.calibrate.level_tokens, config.calibrate.level_skip_rate, config.sweep.block_tokens],
         "seed": config.seed,
     }
-    return bench.do("skip-tune", "fine-tune the SkipLayer model", inputs, TRAIN_CODE, compute)
+    code = [*TRAIN_CODE, "skipmodel/engine", *(f"skipmodel/{n}.py" for n in ("guards", "levels", "thresholds"))]
+    return bench.do("skip-tune", "fine-tune the SkipLayer model", inputs, code, compute)
+
+
+def _set_levels(bench: Workbench, model: Any, folder: Path) -> None:
+    """Read the levels off held-out text; routers that were not trained also get their skips moved between units."""
+    from skipmodel.data import sample
+    from skipmodel.engine.masked import open_engine
+    from skipmodel.levels import apply_levels, calibrate_levels
+
+    config = bench.settings.model
+    is_trained = config.skip_tune.steps > 0
+    held_out = sample(bench.blocks("validation", config.sweep.block_tokens), config.calibrate.level_tokens,
+                      config.seed + 1)  # fmt: skip
+    levels = calibrate_levels(
+        open_engine(model), held_out, force_critical=config.skip.force_critical,
+        reference_skip_rate=None if is_trained else config.calibrate.level_skip_rate,
+    )  # fmt: skip
+    apply_levels(model, levels)
+    found = {name: value for name, value in dataclasses.asdict(levels).items() if name != "level_logits"}
+    write_json(folder / "levels.json", found | {"routed_units": list(model.config.routed_units)})
 
 
 def train_tokens(bench: Workbench) -> tuple[int, int]:
@@ -165,6 +203,14 @@ def _training_window(bench: Workbench, first: int, n_blocks: int) -> Any:
     """Return `n_blocks` training blocks from `first` on, around the end: stages read different text if they can."""
     blocks = bench.training_blocks()
     return blocks.take([(first + i) % len(blocks) for i in range(min(max(n_blocks, 1), len(blocks)))])
+
+
+@contextlib.contextmanager
+def _checkpoints(folder: Path) -> Iterator[Path]:
+    """Give a training a folder for its checkpoints, and remove it once the training is through."""
+    checkpoints = folder / "checkpoints"
+    yield checkpoints
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _wrap_dense(bench: Workbench) -> Any:

@@ -180,6 +180,11 @@ class TermMatcher:
                     folded.setdefault(surface.lower(), term)
         return cls(exact, folded)
 
+    @property
+    def surfaces(self) -> list[str]:
+        """All spellings of all terms."""
+        return sorted({*self._exact, *self._folded})
+
     def term_spans(self, text: str) -> Iterator[Span]:
         """Spans of terms; spans of different tries may overlap."""
         for pattern in self._patterns:

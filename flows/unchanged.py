@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows import evaluation, machine, stages
+from flows import evaluation, insight, machine, stages
 from flows.progress import Progress
 from flows.settings import Settings, flatten
 from flows.store import RunFolder, Store, read_json, write_json
@@ -53,6 +53,7 @@ def find_stages(bench: Workbench, outcome: dict[str, Any]) -> None:
     if chosen is not None:
         evaluation.confirm(bench, point)
     facts = machine.environment(bench.settings.model.base.dtype)
+    insight.insight(bench, point)
     evaluation.measure(bench, point, machine.fingerprint(facts))
 
 

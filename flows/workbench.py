@@ -20,7 +20,7 @@ from flows.terms import TermMatcher, find_spans, load_glossary
 
 if TYPE_CHECKING:
     from skipmodel.data import Blocks, Document
-    from skipmodel.engine.executor import Engine
+    from skipmodel.engine.masked import AnyEngine
     from skipmodel.evaluate import Item
     from skipmodel.model import SkipLayerForCausalLM
 
@@ -225,11 +225,24 @@ class Workbench:
         return cast("SkipLayerForCausalLM", model.to(default_device()).eval())
 
     @functools.cached_property
-    def engine(self) -> Engine:
-        """Executes the SkipLayer model; with routing None it is the dense tuned model, same weights."""
-        from skipmodel.engine.executor import Engine
+    def engine(self) -> AnyEngine:
+        """Executes the SkipLayer model, in the fastest way that its family and settings allow."""
+        from skipmodel.engine.masked import open_engine
 
-        return Engine(self.model)
+        return open_engine(self.model)
+
+    @functools.cached_property
+    def dense_engine(self) -> AnyEngine:
+        """Executes the dense tuned model when routing is None: the reference.
+
+        While the fine-tune leaves the base frozen that is the SkipLayer model itself, with the same weights.
+        """
+        from skipmodel.engine.masked import open_engine
+        from skipmodel.model import SkipLayerForCausalLM
+
+        if self.settings.model.skip_tune.lora_rank == 0 or self.settings.model.skip_tune.steps == 0:
+            return self.engine
+        return open_engine(SkipLayerForCausalLM.from_base(self.load_dense(), self.settings.model.skip))
 
     def identity(self) -> dict[str, Any]:
         """Return what makes a run this one: hashes of plan, code and inputs."""

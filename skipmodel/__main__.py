@@ -1,8 +1,9 @@
-"""`python -m skipmodel train | bench | generate`: the model on a box without Prefect and MLflow.
+"""`python -m skipmodel train | bench | generate | scratch`: the model on a box without Prefect and MLflow.
 
     train     --config run.json --documents documents.jsonl --out DIR
     bench     --model DIR [--threshold 0.5] [--pairs 6]
-    generate  --model DIR --prompt TEXT [--threshold 0.5] [--tokens 64]
+    generate  --model DIR --prompt TEXT [--threshold 0.5 | --level 0.3] [--tokens 64] [--no-guards]
+    scratch   --documents documents.jsonl --out result.json [--layers 8] [--density 0.5] [--steps 800] [--seeds 3] ...
 
 `run.json` holds the model part of the settings (`skipmodel.config.to_json`); `documents.jsonl` is what the ingest
 stage writes. The last line of standard output is one JSON document.
@@ -19,9 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skipmodel.config import ModelConfig, from_json
-from skipmodel.errors import CheckpointError, SkipModelError
+from skipmodel.config import ModelConfig
+from skipmodel.config_json import from_json
+from skipmodel.errors import DataError, SkipModelError
 from skipmodel.memory import keep_freed_memory
+from skipmodel.scratch_config import ScratchConfig, setting_help
 
 EXIT_CODE = 2
 
@@ -70,16 +73,34 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"base": info, "calibration": dataclasses.asdict(report), "dense": dense_log.rows, "skip": skip_log.rows}
 
 
+def scratch(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a deeper SkipLayer net and its dense rivals from scratch, as in the paper, and compare them."""
+    from skipmodel.scratch import run_scratch
+
+    config = ScratchConfig(**{name: getattr(arguments, name) for name in setting_help()})
+    if not arguments.out.parent.is_dir():
+        raise DataError(f"--out: expected a file in an existing folder, {arguments.out.parent} is none; make it")
+    training, kinds = _documents(arguments.documents)
+    validation, more_kinds = _documents(arguments.documents, "validation")
+    started = time.perf_counter()
+    result = run_scratch(training, validation, list(dict.fromkeys(kinds + more_kinds)), config,
+                         lambda what, done, total: _progress(what)(done, total))  # fmt: skip
+    result["measured_s"] = time.perf_counter() - started
+    arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    summary: dict[str, Any] = result["summary"]
+    return summary
+
+
 def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time decode and prefill of a checkpoint, dense against its own routing, in interleaved pairs."""
     import torch
 
-    from skipmodel.engine.executor import Engine
+    from skipmodel.engine.masked import open_engine
     from skipmodel.gate import threshold_to_logit
     from skipmodel.measure import time_decode, time_prefill
 
     model, tokenizer = _load(arguments.model)
-    engine = Engine(model)
+    engine = open_engine(model)
     routing = engine.routing(threshold_to_logit(arguments.threshold))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, len(tokenizer), (1, 256), generator=generator)
@@ -91,52 +112,63 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def generate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Continue a prompt greedily with the branch engine; tells how many layers each token skipped."""
+    """Continue a prompt greedily; tells how many units each token skipped, and where guards stepped in.
+
+    Listed token sequences of the checkpoint execute every unit as they are written; once the skip rate leaves the
+    band of held-out text, the rest is written densely.
+    """
     import torch
 
-    from skipmodel.engine.executor import Engine
-    from skipmodel.gate import threshold_to_logit
+    from skipmodel.engine.masked import open_engine
+    from skipmodel.gate import level_to_logit, threshold_to_logit
+    from skipmodel.guards import Fallback, ServingGuards
 
     model, tokenizer = _load(arguments.model)
-    engine = Engine(model)
-    routing = engine.routing(threshold_to_logit(arguments.threshold))
+    engine = open_engine(model)
+    logit = threshold_to_logit(arguments.threshold)
+    if arguments.level is not None:
+        logit = level_to_logit(model.config.level_logits, arguments.level)
+    routing = engine.routing(logit)
+    guards = ServingGuards() if arguments.no_guards else ServingGuards.load(arguments.model)
     ids = tokenizer(arguments.prompt, return_tensors="pt")["input_ids"].to(engine.device)
     cache = engine.new_cache(1, ids.shape[1] + arguments.tokens)
     started = time.perf_counter()
-    out = engine.hidden(ids, routing, cache=cache)
+    finder, node = guards.finder, 0
+    forced = []
+    for token_id in ids[0].tolist():
+        node = finder.step(node, token_id)
+        forced.append(finder.holds(node))
+    out = engine.hidden(ids, routing, cache=cache, forced_BT=torch.tensor([forced], device=engine.device))
     token = engine.logits(out.hidden_BTD[:, -1]).argmax(-1, keepdim=True)
-    made, skipped = [int(token)], [0]
+    fallback = None if guards.band is None else Fallback(guards.band)
+    made, skipped, guarded, dense_from = [int(token)], [], [], None
     while len(made) < arguments.tokens and made[-1] != tokenizer.eos_token_id:
-        logits, n_skipped = engine.step(token, cache, routing)
+        node = finder.step(node, made[-1])
+        guarded.append(finder.holds(node))
+        logits, n_skipped = engine.step(token, cache, None if dense_from is not None else routing, forced=guarded[-1])
+        skipped.append(n_skipped)
+        if fallback is not None and fallback.update(n_skipped / len(engine.routed_units)) and dense_from is None:
+            dense_from = len(skipped)
         token = torch.argmax(logits, -1, keepdim=True)
         made.append(int(token))
-        skipped.append(n_skipped)
     seconds = time.perf_counter() - started
-    return {"text": tokenizer.decode(made, skip_special_tokens=True), "n_tokens": len(made),
-            "skipped_layers": skipped[1:], "measured_s": seconds}  # fmt: skip
+    return {"text": tokenizer.decode(made, skip_special_tokens=True), "n_tokens": len(made), "skipped_units": skipped,
+            "guarded": guarded, "dense_from": dense_from, "measured_s": seconds}  # fmt: skip
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer
+    from skipmodel.base import default_device, load_checkpoint
 
-    from skipmodel.base import default_device
-    from skipmodel.model import SkipLayerForCausalLM
-
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"--model: expected a SkipLayer checkpoint folder, found no config.json in {folder}; a run keeps its "
-            "checkpoint in the folder runs/store/skip-tune-*/skiplayer"
-        )
-    model: Any = SkipLayerForCausalLM.from_pretrained(folder, dtype="auto")
-    return model.to(default_device()).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load_checkpoint(folder)
+    return model.to(default_device()), tokenizer
 
 
-def _documents(path: Path) -> tuple[list[Any], list[str]]:
+def _documents(path: Path, split: str = "train") -> tuple[list[Any], list[str]]:
     from skipmodel.data import OTHER, Document, Span
 
     documents, kinds = [], {OTHER: 0}
     for row in map(json.loads, path.read_text("utf-8").splitlines()):
-        if row["split"] == "train":
+        if row["split"] == split:
             spans = tuple(Span(span["start"], span["end"], span["kind"]) for span in row["spans"])
             kinds |= {span.kind: 0 for span in spans}
             documents.append(Document(row["document_id"], row["text"], spans, row["language"]))
@@ -155,13 +187,20 @@ def _progress(what: str) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m skipmodel", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for name, command in (("train", train), ("bench", bench), ("generate", generate)):
+    for name, command in (("train", train), ("bench", bench), ("generate", generate), ("scratch", scratch)):
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
         sub.set_defaults(command=command)
         if name == "train":
             sub.add_argument("--config", type=Path, help="model settings as JSON; without it the defaults")
             sub.add_argument("--documents", type=Path, required=True, help="documents.jsonl of the ingest stage")
             sub.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+            continue
+        if name == "scratch":
+            sub.add_argument("--documents", type=Path, required=True, help="documents.jsonl of the ingest stage")
+            sub.add_argument("--out", type=Path, required=True, help="file of the result, JSON")
+            for setting, (default, meaning) in setting_help().items():
+                sub.add_argument(f"--{setting.replace('_', '-')}", type=type(default), default=default,
+                                 help=f"{meaning} (default {default})")  # fmt: skip
             continue
         sub.add_argument("--model", type=Path, required=True, help="folder of a SkipLayer checkpoint")
         sub.add_argument("--threshold", type=float, default=0.5, help="0 executes everything")
@@ -170,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
         else:
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--tokens", type=int, default=64)
+            sub.add_argument("--level", type=float, help="0 dense ... 1 all that may skip; instead of --threshold")
+            sub.add_argument("--no-guards", action="store_true", help="leave out the guards kept with the checkpoint")
     return parser
 
 

@@ -144,9 +144,10 @@ def cut(documents: Sequence[TokenizedDocument], block_tokens: int, pad_id: int, 
                 )
             )
     if not rows:
+        longest = max((len(document.ids) for document in documents), default=0)
         raise DataError(
             f"corpus: expected at least one document of {max(block_tokens // 8, 2)} tokens, found none in "
-            f"{len(documents)} documents; add text or lower model.block_tokens"
+            f"{len(documents)} documents, the longest has {longest}; add text or lower model.block_tokens"
         )
     all_ids, all_kinds, all_bytes, lengths, names = zip(*rows, strict=True)
     return Blocks(
@@ -166,6 +167,9 @@ def sample(blocks: Blocks, n_tokens: int, seed: int, *, full_only: bool = False)
         n_tokens: Budget of real tokens; at least one block is taken.
         seed: Seed of the order.
         full_only: Leave out blocks with padding.
+
+    Raises:
+        DataError: No block is left to draw.
     """
     rng = np.random.default_rng(seed)
     by_document: dict[str, list[int]] = {}
@@ -173,12 +177,16 @@ def sample(blocks: Blocks, n_tokens: int, seed: int, *, full_only: bool = False)
         if not full_only or int(blocks.n_real_N[index]) == blocks.ids_NT.shape[1]:
             by_document.setdefault(name, []).append(index)
     if not by_document:
-        raise DataError("corpus: no full block to draw; lower model.block_tokens or add longer documents")
+        longest = int(blocks.n_real_N.max()) if len(blocks) else 0
+        raise DataError(
+            f"corpus: expected at least one full block of {blocks.ids_NT.shape[1]} tokens, the longest of "
+            f"{len(blocks)} has {longest}; lower model.block_tokens or add longer documents"
+        )
     names = sorted(by_document)
     queues = [list(rng.permutation(by_document[names[i]])) for i in rng.permutation(len(names))]
     chosen: list[int] = []
     total = 0
-    while queues and total < n_tokens:
+    while queues and total < max(n_tokens, 1):
         for queue in queues:
             chosen.append(int(queue.pop()))
             total += int(blocks.n_real_N[chosen[-1]])
@@ -186,3 +194,23 @@ def sample(blocks: Blocks, n_tokens: int, seed: int, *, full_only: bool = False)
                 break
         queues = [queue for queue in queues if queue]
     return blocks.take(chosen)
+
+
+def check_vocabulary(blocks: Blocks, n_embeddings: int) -> None:
+    """Refuse token ids that a model has no embedding for, before a device does it without saying which.
+
+    Args:
+        blocks: What the model is about to read.
+        n_embeddings: Rows of its input embedding; more than the tokenizer has entries is fine.
+
+    Raises:
+        DataError: An id is negative or not below `n_embeddings`.
+    """
+    lowest, highest = (int(value) for value in blocks.ids_NT.aminmax())
+    if lowest < 0 or highest >= n_embeddings:
+        wrong_N = ((blocks.ids_NT < 0) | (blocks.ids_NT >= n_embeddings)).any(1)
+        first = blocks.document_ids[int(wrong_N.nonzero()[0])]
+        raise DataError(
+            f"token ids must lie within 0..{n_embeddings - 1}, the rows of the model's embedding, got "
+            f"{lowest}..{highest}, first in document {first!r}; tokenise with the tokenizer of this model"
+        )

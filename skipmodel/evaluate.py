@@ -3,12 +3,12 @@
 Everything is teacher-forced and paired: the same tokens are scored densely and with skipping, and what comes
 out is one record per document or item, never an aggregate.
 
-Legend: N blocks, B blocks in a batch, T tokens in a block, L decoder layers, V vocabulary.
+Legend: N blocks, B blocks in a batch, T tokens in a block, L routed units (layers by default), V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from skipmodel.data import Blocks, Document, tokenize
-from skipmodel.engine.executor import Engine, Routing
+from skipmodel.engine.executor import Routing
+from skipmodel.engine.masked import AnyEngine
+from skipmodel.guards import class_margins
+from skipmodel.work import Work
 
 OVER_SKIP_NATS = 0.5
 _ROWS_PER_CHUNK = 256  # vocabulary-sized rows held at once
@@ -31,7 +34,7 @@ class BlockScores:
     Attributes:
         nll_NT: Negative log-likelihood in nats, (N, T-1).
         top1_NT: Most likely next token, (N, T-1).
-        execute_mask_LNT: True = the layer ran, (L, N, T); all True when dense.
+        execute_mask_LNT: True = the unit ran, (L, N, T); all True when dense.
     """
 
     nll_NT: Tensor
@@ -40,11 +43,12 @@ class BlockScores:
 
 
 def score_blocks(
-    engine: Engine,
+    engine: AnyEngine,
     blocks: Blocks,
     routing: Routing | None,
     *,
     force_critical: bool,
+    margins: Mapping[str, float] | None = None,
     batch_blocks: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> BlockScores:
@@ -54,7 +58,8 @@ def score_blocks(
         engine: Executes the model.
         blocks: What to score. Padding stands on the right, where causal attention never reads it.
         routing: Thresholds, or masks (L, N, T) given from outside for controls.
-        force_critical: Critical tokens execute every layer.
+        force_critical: Critical tokens execute every unit.
+        margins: Added to the router logits per class of token (`skipmodel.guards`).
         batch_blocks: Blocks per pass.
         progress: Called with blocks done and total.
     """
@@ -68,20 +73,23 @@ def score_blocks(
             )
         ids_BT = batch.ids_NT.to(engine.device)
         forced = batch.critical_NT.to(engine.device) if force_critical else None
-        out = engine.hidden(ids_BT, part, forced_BT=forced)
+        margin_BT = None if routing is None else class_margins(batch, margins or {})
+        if margin_BT is not None:
+            margin_BT = margin_BT.to(engine.device)
+        out = engine.hidden(ids_BT, part, forced_BT=forced, margin_BT=margin_BT)
         batch_nll, batch_top1 = _next_token(engine, out.hidden_BTD[:, :-1], ids_BT[:, 1:])
         nll.append(batch_nll.cpu())
         top1.append(batch_top1.cpu())
         ran = out.execute_mask_LBT
         if ran is None:
-            ran = torch.ones(engine.n_layers, *batch.ids_NT.shape, dtype=torch.bool)
+            ran = torch.ones(engine.n_units, *batch.ids_NT.shape, dtype=torch.bool)
         masks.append(ran.cpu())
         progress(min(start + batch_blocks, len(blocks)), len(blocks))
     return BlockScores(torch.cat(nll), torch.cat(top1), torch.cat(masks, 1))
 
 
 @torch.inference_mode()
-def _next_token(engine: Engine, hidden_BTD: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _next_token(engine: AnyEngine, hidden_BTD: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and most likely token per position, without holding all vocabulary rows at once."""
     rows, targets = hidden_BTD.flatten(0, 1), target_BT.flatten()
     nll, top1 = [], []
@@ -93,15 +101,16 @@ def _next_token(engine: Engine, hidden_BTD: Tensor, target_BT: Tensor) -> tuple[
     return torch.cat(nll).view(target_BT.shape), torch.cat(top1).view(target_BT.shape)
 
 
-def skip_rate_per_layer(blocks: Blocks, scores: BlockScores) -> list[float]:
-    """Share of real tokens that skipped each layer, all layers in order; 0 where none can skip."""
+def skip_rate_per_unit(blocks: Blocks, scores: BlockScores) -> list[float]:
+    """Share of real tokens that skipped each unit, all units in order; 0 where none can skip."""
     real_NT = blocks.real_NT
     return [float((~mask_NT)[real_NT].float().mean()) for mask_NT in scores.execute_mask_LNT]
 
 
-def skip_rate_by_kind(blocks: Blocks, scores: BlockScores) -> list[dict[str, Any]]:
+def skip_rate_by_kind(blocks: Blocks, scores: BlockScores, work: Work) -> list[dict[str, Any]]:
     """Skip rate of all layer executions per critical class of token, with the number of tokens."""
-    skipped_NT = (~scores.execute_mask_LNT).float().mean(0)
+    share_L = torch.tensor(work.unit_share) / work.n_layers
+    skipped_NT = torch.einsum("lnt,l->nt", (~scores.execute_mask_LNT).float(), share_L)
     rows = []
     for number, kind in enumerate(blocks.kinds):
         of_kind = blocks.real_NT & (blocks.kind_NT == number)
@@ -111,7 +120,7 @@ def skip_rate_by_kind(blocks: Blocks, scores: BlockScores) -> list[dict[str, Any
 
 
 def pair_documents(
-    blocks: Blocks, dense: BlockScores, skip: BlockScores, routed_layers: Sequence[int]
+    blocks: Blocks, dense: BlockScores, skip: BlockScores, routed_units: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return one record per document that pairs dense and skip.
 
@@ -122,7 +131,7 @@ def pair_documents(
     real_NT = blocks.real_NT
     scored_NT = real_NT[:, 1:]
     critical_NT = blocks.critical_NT[:, :-1] & scored_NT
-    ran_NT = skip.execute_mask_LNT[list(routed_layers)]
+    ran_NT = skip.execute_mask_LNT[list(routed_units)]
     skipped_any_NT = (~ran_NT).any(0)[:, :-1]
     same_NT = dense.top1_NT == skip.top1_NT
     worse_NT = skip.nll_NT - dense.nll_NT > OVER_SKIP_NATS
@@ -137,9 +146,9 @@ def pair_documents(
         "n_critical": critical_NT.sum(1),
         "n_over_skipped": over_NT.sum(1),
         "n_critical_executed": (n_ran_NT * (blocks.critical_NT & real_NT)).sum(1),
-        "n_critical_positions": (blocks.critical_NT & real_NT).sum(1) * len(routed_layers),
+        "n_critical_positions": (blocks.critical_NT & real_NT).sum(1) * len(routed_units),
         "n_other_executed": (n_ran_NT * (~blocks.critical_NT & real_NT)).sum(1),
-        "n_other_positions": (~blocks.critical_NT & real_NT).sum(1) * len(routed_layers),
+        "n_other_positions": (~blocks.critical_NT & real_NT).sum(1) * len(routed_units),
     }
     records: dict[str, dict[str, Any]] = {}
     for row, name in enumerate(blocks.document_ids):
@@ -160,13 +169,14 @@ class Item:
 
 
 def score_items(
-    engine: Engine,
+    engine: AnyEngine,
     tokenizer: Any,
     items: Sequence[Item],
     routing: Routing | None,
     *,
     kinds: Sequence[str],
     force_critical: bool,
+    margins: Mapping[str, float] | None = None,
     batch_items: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> list[int]:
@@ -176,12 +186,15 @@ def score_items(
     would have alone. That scores four choices for the price of about one, with the same result.
     """
     packed = [_pack(item, tokenizer, kinds) for item in items]
+    margin_of_kind = torch.tensor([(margins or {}).get(kind, 0.0) for kind in kinds])
     chosen: list[int] = [0] * len(items)
     order = sorted(range(len(items)), key=lambda i: len(packed[i].ids))
     for start in range(0, len(order), batch_items):
         group = order[start : start + batch_items]
         for index, choice in zip(
-            group, _score_group(engine, [packed[i] for i in group], routing, force_critical), strict=True
+            group,
+            _score_group(engine, [packed[i] for i in group], routing, force_critical, margin_of_kind),
+            strict=True,
         ):
             chosen[index] = choice
         progress(min(start + batch_items, len(order)), len(order))
@@ -194,7 +207,7 @@ class _Packed:
     segment: list[int]
     """0 for the question, 1.. for the choices."""
     position: list[int]
-    critical: list[bool]
+    kind: list[int]
     n_bytes: list[int]
     """Bytes of each choice."""
 
@@ -204,18 +217,20 @@ def _pack(item: Item, tokenizer: Any, kinds: Sequence[str]) -> _Packed:
     ids: list[int] = []
     segment: list[int] = []
     position: list[int] = []
-    critical: list[bool] = []
+    kind: list[int] = []
     n_question = len(parts[0].ids)
     for number, part in enumerate(parts):
         ids += part.ids
         segment += [number] * len(part.ids)
         position += range(0 if number == 0 else n_question, (0 if number == 0 else n_question) + len(part.ids))
-        critical += [kind > 0 for kind in part.kind_ids]
-    return _Packed(ids, segment, position, critical, [max(1, len(c.text.encode())) for c in item.choices])
+        kind += part.kind_ids
+    return _Packed(ids, segment, position, kind, [max(1, len(c.text.encode())) for c in item.choices])
 
 
 @torch.inference_mode()
-def _score_group(engine: Engine, group: Sequence[_Packed], routing: Routing | None, force_critical: bool) -> list[int]:
+def _score_group(
+    engine: AnyEngine, group: Sequence[_Packed], routing: Routing | None, force_critical: bool, margin_of_kind: Tensor
+) -> list[int]:
     width = max(len(p.ids) for p in group)
 
     def padded(rows: list[list[Any]], fill: Any) -> Tensor:
@@ -224,12 +239,17 @@ def _score_group(engine: Engine, group: Sequence[_Packed], routing: Routing | No
     ids_BT = padded([p.ids for p in group], 0)
     segment_BT = padded([p.segment for p in group], -1)
     position_BT = padded([p.position for p in group], 0)
-    critical_BT = padded([p.critical for p in group], False)
+    kind_BT = padded([p.kind for p in group], 0)
+    margin_BT = (
+        margin_of_kind.to(engine.device)[kind_BT] if routing is not None and bool(margin_of_kind.any()) else None
+    )
     at = torch.arange(width, device=engine.device)
     same = (segment_BT[:, None, :] == 0) | (segment_BT[:, None, :] == segment_BT[:, :, None])
     allowed_BTS = same & (at[None, :] <= at[:, None])
-    forced = critical_BT if force_critical else None
-    out = engine.hidden(ids_BT, routing, position_BT=position_BT, allowed_BTS=allowed_BTS, forced_BT=forced)
+    out = engine.hidden(
+        ids_BT, routing, position_BT=position_BT, allowed_BTS=allowed_BTS,
+        forced_BT=kind_BT > 0 if force_critical else None, margin_BT=margin_BT,
+    )  # fmt: skip
     chosen = []
     for row, packed in enumerate(group):
         segment = torch.tensor(packed.segment)

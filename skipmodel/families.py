@@ -20,6 +20,10 @@ class Family:
 
     layers: str
     """Dotted path from the causal LM to its list of decoder layers."""
+    attention: str = "self_attn"
+    """Name of the attention module inside a decoder layer."""
+    ffn: str | None = "mlp"
+    """Name of the feed-forward module inside a decoder layer; None where it is not a module of its own."""
     has_engine: bool = False
     """Whether `skipmodel.engine` can execute it: RMSNorm, rotary positions, gated SiLU, no extra norms."""
 
@@ -32,9 +36,9 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family("model.layers"),
     "gemma2": Family("model.layers"),
     "gemma3_text": Family("model.layers"),
-    "gpt2": Family("transformer.h"),
-    "gpt_neox": Family("gpt_neox.layers"),
-    "opt": Family("model.decoder.layers"),
+    "gpt2": Family("transformer.h", attention="attn"),
+    "gpt_neox": Family("gpt_neox.layers", attention="attention"),
+    "opt": Family("model.decoder.layers", ffn=None),
 }
 
 
@@ -48,7 +52,8 @@ def family_of(model_type: str) -> Family:
         return FAMILIES[model_type]
     except KeyError:
         raise ConfigError(
-            f"base model of family {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}. "
+            f"base model of family {model_type!r} is not supported: skipping needs a decoder-only model with keys and "
+            f"values of past tokens; supported are {', '.join(sorted(FAMILIES))}. "
             "Add a line to skipmodel/families.py and run the oracle tests to support another."
         ) from None
 
@@ -68,3 +73,20 @@ def decoder_layers(causal_lm: nn.Module) -> nn.ModuleList:
             f"got {type(layers).__name__}; this transformers version may have moved them"
         )
     return layers
+
+
+def sublayer(causal_lm: nn.Module, layer: nn.Module, part: str) -> nn.Module:
+    """Return the `attention` or `ffn` module of a decoder layer.
+
+    Raises:
+        ConfigError: The family has no such module.
+    """
+    model_type = cast(Any, causal_lm).config.model_type
+    family = family_of(model_type)
+    name = family.attention if part == "attention" else family.ffn
+    if name is None:
+        raise ConfigError(
+            f"family {model_type!r} has no {part} module that could be skipped by itself; use model.skip.unit: layer "
+            "or attention"
+        )
+    return layer.get_submodule(name)

@@ -8,6 +8,7 @@ Legend: B sequences, T tokens, L decoder layers.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from skipmodel.engine.executor import Engine, Routing
-from skipmodel.engine.weights import LayerWeights
+from skipmodel.engine.executor import Routing
+from skipmodel.engine.masked import AnyEngine, MaskedEngine
 from skipmodel.errors import MeasurementError
 
 Phase = Literal["decode", "prefill"]
@@ -46,29 +47,6 @@ class TimingRow:
     skip_s: tuple[float, ...]
 
 
-def _skippable_parameters(layer: LayerWeights) -> int:
-    """Weights that a skipped token does not touch, less those that only it touches."""
-    if not layer.is_routed:
-        return 0
-    saved = layer.n_query * layer.qkv.shape[1] + layer.out.numel() + layer.gate_up.numel() + layer.mlp_down.numel()
-    return saved - sum(part.numel() for part in layer.path or ())
-
-
-def estimated_ceiling(engine: Engine, skip_rate_per_layer: Sequence[float]) -> float:
-    """Return 1 / (1 - share of weights not touched), an upper mark for batch 1 with no overhead at all.
-
-    **Formula**: 1 / (1 - sum_l s_l * w_l / W); s_l skip rate of layer l, w_l its skippable weights less its
-    skip path, W all weights read per token (layers and vocabulary matrix).
-    **Source**: ours, after the weight-bandwidth model of batch-1 decoding.
-    """
-    layers = engine.weights.layers
-    total = engine.weights.head.numel() + sum(
-        layer.qkv.numel() + layer.out.numel() + layer.gate_up.numel() + layer.mlp_down.numel() for layer in layers
-    )
-    saved = sum(rate * _skippable_parameters(layer) for rate, layer in zip(skip_rate_per_layer, layers, strict=True))
-    return 1.0 / (1.0 - saved / total)
-
-
 def _interleave(
     run: Callable[[int, bool], float], n_texts: int, n_pairs: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -87,25 +65,26 @@ def _interleave(
     return tuple(times[0]), tuple(times[1])
 
 
-def _synchronise(engine: Engine) -> None:
+def _synchronise(engine: AnyEngine) -> None:
     """Wait for the device, so that the clock sees the work and not its launch."""
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
 
 
-def _random_rate(engine: Engine, skip_rate: float) -> float:
-    """Skip probability within the routed layers that gives this rate over all layers."""
-    share = skip_rate * engine.n_layers / max(1, len(engine.routed_layers))
+def _random_rate(engine: AnyEngine, skip_rate: float) -> float:
+    """Skip probability within the routed units that gives this rate over all layers."""
+    routed = sum(engine.work.unit_share[index] for index in engine.routed_units)
+    share = skip_rate * engine.n_layers / routed if routed > 0 else math.inf
     if share > 1.0:
         raise MeasurementError(
             f"model.measure.random_skip_rates: {skip_rate:.0%} of all layers is out of reach, only "
-            f"{len(engine.routed_layers)} of {engine.n_layers} layers are routed; lower it"
+            f"{routed:.3g} of {engine.n_layers} layers are routed; lower it"
         )
     return share
 
 
 def time_decode(
-    engine: Engine,
+    engine: AnyEngine,
     texts: Sequence[Tensor],
     prompt_tokens: int,
     n_pairs: int,
@@ -159,28 +138,27 @@ def time_decode(
         return seconds / n_steps
 
     dense_s, skip_s = _interleave(run, len(texts), n_pairs)
-    rate = sum(n_skipped.values()) / (len(n_skipped) * n_steps * engine.n_layers)
-    share = rate * engine.n_layers / max(1, len(engine.routed_layers))
-    rates = [share if layer.is_routed else 0.0 for layer in engine.weights.layers]
-    return _row(engine, "decode", "branch", random_skip_rate, prompt_tokens, n_steps, rate, rates, dense_s, skip_s)
+    share = sum(n_skipped.values()) / (len(n_skipped) * n_steps * max(1, len(engine.routed_units)))
+    rates = [share if index in engine.routed_units else 0.0 for index in range(engine.n_units)]
+    return _row(engine, "decode", random_skip_rate, prompt_tokens, n_steps, rates, dense_s, skip_s)
 
 
-def _random_tables(engine: Engine, skip_rate: float, n_steps: int, seed: int) -> Any:
+def _random_tables(engine: AnyEngine, skip_rate: float, n_steps: int, seed: int) -> Any:
     """Yield per step which layers run; every step skips the nearest whole number of routed layers."""
     generator = torch.Generator().manual_seed(seed)
-    routed = torch.tensor(engine.routed_layers)
+    routed = torch.tensor(engine.routed_units)
     want, carried = _random_rate(engine, skip_rate) * len(routed), 0.0
     for _ in range(n_steps):
         carried += want
         n_skip, carried = int(carried), carried - int(carried)
-        table = [True] * engine.n_layers
+        table = [True] * engine.n_units
         for index in routed[torch.randperm(len(routed), generator=generator)[:n_skip]].tolist():
             table[index] = False
         yield table
 
 
 def time_prefill(
-    engine: Engine,
+    engine: AnyEngine,
     texts: Sequence[Tensor],
     n_pairs: int,
     *,
@@ -195,9 +173,10 @@ def time_prefill(
     """
     n_tokens = texts[0].shape[1]
     if random_skip_rate is not None:
-        rates = [_random_rate(engine, random_skip_rate) if x.is_routed else 0.0 for x in engine.weights.layers]
+        share = _random_rate(engine, random_skip_rate)
+        rates = [share if index in engine.routed_units else 0.0 for index in range(engine.n_units)]
         generator = torch.Generator().manual_seed(seed)
-        mask = torch.rand(engine.n_layers, 1, n_tokens, generator=generator)
+        mask = torch.rand(engine.n_units, 1, n_tokens, generator=generator)
         routing = Routing(override_mask_LBT=(mask >= torch.tensor(rates)[:, None, None]).to(engine.device))
     texts = [text.to(engine.device) for text in texts]
     guards = [None] * len(texts) if forced is None else [guard.to(engine.device) for guard in forced]
@@ -217,18 +196,19 @@ def time_prefill(
 
     dense_s, skip_s = _interleave(run, len(texts), n_pairs)
     skipped_L = torch.stack(list(skipped.values())).mean(0).tolist()
-    rate = sum(skipped_L) / len(skipped_L)
-    return _row(engine, "prefill", "gathered", random_skip_rate, n_tokens, None, rate, skipped_L, dense_s, skip_s)
+    return _row(engine, "prefill", random_skip_rate, n_tokens, None, skipped_L, dense_s, skip_s)
 
 
 def _row(
-    engine: Engine, phase: Phase, backend: str, random_skip_rate: float | None, prompt_tokens: int,
-    output_tokens: int | None, rate: float, rates: Sequence[float], dense_s: tuple[float, ...],
-    skip_s: tuple[float, ...],
+    engine: AnyEngine, phase: Phase, random_skip_rate: float | None, prompt_tokens: int, output_tokens: int | None,
+    rates: Sequence[float], dense_s: tuple[float, ...], skip_s: tuple[float, ...],
 ) -> TimingRow:  # fmt: skip
+    backend = "masked"
+    if not isinstance(engine, MaskedEngine):
+        backend = "branch" if phase == "decode" else "gathered"
     return TimingRow(
         phase=phase, routing="trained" if random_skip_rate is None else "random", backend=backend, batch=1,
-        prompt_tokens=prompt_tokens, output_tokens=output_tokens,
-        dtype=str(engine.weights.embedding.dtype).removeprefix("torch."), skip_rate=rate,
-        estimated_ceiling=estimated_ceiling(engine, rates), dense_s=dense_s, skip_s=skip_s,
+        prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=str(engine.dtype).removeprefix("torch."),
+        skip_rate=engine.work.skip_rate(rates), estimated_ceiling=engine.work.estimated_ceiling(rates),
+        dense_s=dense_s, skip_s=skip_s,
     )  # fmt: skip

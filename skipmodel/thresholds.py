@@ -1,23 +1,30 @@
 """Reading thresholds off held-out text, and the masks of the control arms.
 
-Legend: N blocks, T tokens in a block, L decoder layers.
+Legend: N blocks, T tokens in a block, L routed units (layers by default), M tokens that may skip.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from skipmodel.data import Blocks
-from skipmodel.engine.executor import Engine, Routing
+from skipmodel.engine.executor import Routing
+from skipmodel.engine.masked import AnyEngine
 from skipmodel.errors import DataError
+from skipmodel.guards import class_margins
 
 
 def thresholds_for(
-    engine: Engine, blocks: Blocks, target_skip_rates: Sequence[float], *, force_critical: bool
+    engine: AnyEngine,
+    blocks: Blocks,
+    target_skip_rates: Sequence[float],
+    *,
+    force_critical: bool,
+    margins: Mapping[str, float] | None = None,
 ) -> list[float]:
     """Return one threshold logit per reachable target skip rate: a quantile of router logits on held-out text.
 
@@ -31,33 +38,51 @@ def thresholds_for(
     real = blocks.real_NT
     free_NT = real & ~(blocks.critical_NT if force_critical else torch.zeros_like(real))
     free_NT[:, : engine.force_first_positions] = False
-    logits_LNT = router_logits(engine, blocks, engine.routing(-math.inf), force_critical=force_critical)
+    logits_LNT = router_logits(
+        engine, blocks, engine.routing(-math.inf), force_critical=force_critical, margins=margins
+    )
+    share_L = torch.tensor([engine.work.unit_share[index] for index in engine.routed_units])
     n_all = engine.n_layers * int(real.sum())
-    n_free = logits_LNT.shape[0] * int(free_NT.sum())
+    n_free = float(share_L.sum()) * int(free_NT.sum())
     reachable = [rate for rate in target_skip_rates if round(rate * n_all) < n_free]
     if not reachable:
         raise DataError(
             f"model.sweep.target_skip_rates: {target_skip_rates[0]:.0%} cannot be reached; guards and always-run "
             f"layers leave {n_free / n_all:.1%} of all layer executions free to skip; lower the targets"
         )
-    middle = _cut(logits_LNT[:, free_NT], round(reachable[len(reachable) // 2] * n_all))
-    logits_LNT = router_logits(engine, blocks, engine.routing(middle), force_critical=force_critical)
-    return [_cut(logits_LNT[:, free_NT], round(rate * n_all)) for rate in reachable]
+    middle = _cuts(logits_LNT[:, free_NT], share_L, [reachable[len(reachable) // 2] * n_all])[0]
+    logits_LNT = router_logits(engine, blocks, engine.routing(middle), force_critical=force_critical, margins=margins)
+    return _cuts(logits_LNT[:, free_NT], share_L, [rate * n_all for rate in reachable])
 
 
-def _cut(free_logits: Tensor, n_skip: int) -> float:
-    """Return the logit below which exactly so many executions fall."""
-    return float(free_logits.flatten().sort().values[n_skip])
+def _cuts(free_logits_LM: Tensor, share_L: Tensor, wanted: Sequence[float]) -> list[float]:
+    """Return the logits below which so many layer executions fall; a unit counts as its share of a layer."""
+    order = free_logits_LM.flatten().argsort()
+    done = share_L[:, None].expand_as(free_logits_LM).flatten()[order].cumsum(0)
+    at = torch.searchsorted(done.double(), torch.tensor([round(n) for n in wanted]).double(), right=True)
+    ordered = free_logits_LM.flatten()[order].double()
+    # midway between two logits: loading a model anew can move a logit by the order of a sum
+    return ((ordered[(at - 1).clamp(0, len(order) - 1)] + ordered[at.clamp_max(len(order) - 1)]) / 2).tolist()
 
 
-def router_logits(engine: Engine, blocks: Blocks, routing: Routing, *, force_critical: bool) -> Tensor:
-    """Return router logits of the routed layers under this routing, (routed layers, N, T)."""
+def router_logits(
+    engine: AnyEngine, blocks: Blocks, routing: Routing, *, force_critical: bool,
+    margins: Mapping[str, float] | None = None,
+) -> Tensor:  # fmt: skip
+    """Return what is compared with the threshold under this routing, (L, N, T).
+
+    That is the router logits of the routed units, less the units' threshold offsets, plus the margins of classes.
+    """
     rows = []
     for start in range(0, len(blocks), 8):
         batch = blocks.take(range(start, min(start + 8, len(blocks))))
         forced = batch.critical_NT.to(engine.device) if force_critical else None
-        rows.append(engine.hidden(batch.ids_NT.to(engine.device), routing, forced_BT=forced).router_logit_LBT.cpu())
-    return torch.cat(rows, 1)
+        margin_BT = class_margins(batch, margins or {})
+        ids_BT, margin_BT = batch.ids_NT.to(engine.device), None if margin_BT is None else margin_BT.to(engine.device)
+        logit_LBT = engine.hidden(ids_BT, routing, forced_BT=forced, margin_BT=margin_BT).router_logit_LBT.cpu()
+        rows.append(logit_LBT if margin_BT is None else logit_LBT + margin_BT.cpu())
+    offsets = torch.tensor([engine.threshold_offsets[index] for index in engine.routed_units])
+    return torch.cat(rows, 1) - offsets[:, None, None]
 
 
 def random_masks(skip_rate_per_layer: Sequence[float], shape: tuple[int, int], seed: int) -> Tensor:

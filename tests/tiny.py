@@ -50,14 +50,21 @@ def make_base(family: str = "llama", seed: int = 0) -> Any:
     return base.eval()
 
 
-def make_skip(family: str = "llama", seed: int = 0, path: str = "linear") -> SkipLayerForCausalLM:
+def make_skip(
+    family: str = "llama", seed: int = 0, path: str = "linear", *, unit: str = "layer", router: str = "calibrated",
+    kv: str = "project",
+) -> SkipLayerForCausalLM:  # fmt: skip
     """Return a routed model whose routers skip about half of the tokens and whose paths are not zero."""
-    skip = SkipConfig(path=path, path_rank=4, always_run_first=1, always_run_last=1)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"unit": unit, "router": router, "path": path, "kv": kv}
+    skip = SkipConfig(path_rank=4, router_width=8, always_run_first=1, always_run_last=1, **options)
     model = SkipLayerForCausalLM.from_base(make_base(family, seed), skip)
-    for _, layer in model.routed:
-        torch.nn.init.normal_(layer.router.weight, std=0.5)
-        layer.router.bias.data.zero_()
-        for parameter in layer.skip_path.parameters():
+    for _, module in model.routed:
+        for name, parameter in module.router.named_parameters():
+            if "bias" in name:
+                parameter.data.zero_()
+            else:
+                torch.nn.init.normal_(parameter, std=0.5)
+        for parameter in module.skip_path.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     model.set_threshold(0.5)
     return model.eval()

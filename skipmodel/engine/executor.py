@@ -24,6 +24,7 @@ from skipmodel.engine.weights import LayerWeights, extract, shares_router_norm
 from skipmodel.gate import execute_mask
 from skipmodel.kv_cache import KVCache
 from skipmodel.router import normalise
+from skipmodel.work import Work
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Routing:
     """Who decides which token executes which layer.
 
     Attributes:
-        threshold_logit: Execute iff router_logit >= this; -inf executes all.
+        threshold_logit: Execute iff router_logit >= this plus the unit's own offset; -inf executes all.
         force_first_positions: Positions below this always execute.
         override_mask_LBT: Decisions given instead of the routers' (random, static); None asks the routers.
     """
@@ -70,14 +71,34 @@ class Engine:
         return self.weights.embedding.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.weights.embedding.dtype
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return len(self.weights.layers)
 
     @property
-    def routed_layers(self) -> list[int]:
-        """Indices of the layers that tokens may skip."""
+    def n_units(self) -> int:
+        """Number of units, routed or not; here a unit is a layer."""
+        return self.n_layers
+
+    @property
+    def routed_units(self) -> list[int]:
+        """Numbers of the units, here layers, that tokens may skip."""
         return [index for index, layer in enumerate(self.weights.layers) if layer.is_routed]
+
+    @property
+    def threshold_offsets(self) -> list[float]:
+        """Per unit, added to the threshold's logit."""
+        return self.weights.threshold_offsets
+
+    @property
+    def work(self) -> Work:
+        """Counted work of the units and of the whole model."""
+        return self.weights.work
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Return an empty cache for this model."""
@@ -104,6 +125,7 @@ class Engine:
         position_BT: Tensor | None = None,
         allowed_BTS: Tensor | None = None,
         forced_BT: Tensor | None = None,
+        margin_BT: Tensor | None = None,
     ) -> EngineOutput:
         """Run all layers over new tokens; gathered where `routing` is given, dense otherwise.
 
@@ -114,8 +136,10 @@ class Engine:
             position_BT: Rotary positions; counted on from the cache when absent.
             allowed_BTS: Which keys each token may see, (B, T, S); causal when absent. A row must see one key.
             forced_BT: True where a guard forces every layer to run.
+            margin_BT: Added to the router logits by a guard, (B, T).
         """
         w = self.weights
+        margin_N = 0.0 if margin_BT is None else margin_BT.reshape(-1)
         n_past = 0 if cache is None else cache.length
         n_batch, n_tokens = ids_BT.shape
         if position_BT is None:
@@ -140,7 +164,9 @@ class Engine:
                 hidden_ND = self._dense_layer(layer, hidden_ND, attend)
                 masks.append(torch.ones(len(hidden_ND), dtype=torch.bool, device=hidden_ND.device))
             else:
-                hidden_ND, mask_N, logit_N = self._routed_layer(index, layer, hidden_ND, attend, routing, forced_N)
+                hidden_ND, mask_N, logit_N = self._routed_layer(
+                    index, layer, hidden_ND, attend, routing, forced_N, margin_N
+                )
                 masks.append(mask_N)
                 logits.append(logit_N)
         if cache is not None:
@@ -175,13 +201,14 @@ class Engine:
         attend: Attention,
         routing: Routing,
         forced_N: Tensor | None,
+        margin_N: Tensor | float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         scaled_ND = self._scale(hidden_ND)
         normal_ND = scaled_ND if self._shared_norm else normalise(hidden_ND)
         key_value, logit_N = self._front(layer, scaled_ND, normal_ND)
         attend.store(key_value)
         if routing.override_mask_LBT is None:
-            mask_N = execute_mask(logit_N, routing.threshold_logit)
+            mask_N = execute_mask(logit_N + margin_N, routing.threshold_logit + self.weights.threshold_offsets[index])
         else:
             mask_N = routing.override_mask_LBT[index].reshape(-1)
         if forced_N is not None:
@@ -190,9 +217,7 @@ class Engine:
         skipped = (~mask_N).nonzero().squeeze(1)
         result_ND = hidden_ND
         if len(skipped) and layer.path is not None:
-            down, up, path_bias = layer.path
-            update = linear(linear(normal_ND[skipped], down), up, path_bias)
-            result_ND = hidden_ND.index_add(0, skipped, update)
+            result_ND = hidden_ND.index_add(0, skipped, layer.path(normal_ND[skipped]))
         if len(executed):
             query = linear(scaled_ND[executed], layer.query, layer.query_bias)
             rows_XD = hidden_ND[executed] + linear(attend(query, mask_N), layer.out, layer.out_bias)
@@ -202,14 +227,12 @@ class Engine:
 
     def _front(self, layer: LayerWeights, scaled: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, values and router logits of all rows; one product where dtype and norm allow it."""
-        if layer.front is None or layer.router_weight is None:
+        if layer.router is None:
             raise AssertionError("the front product exists for routed layers only")
-        if self._shared_norm:
+        if self._shared_norm and layer.front is not None:
             front = linear(scaled, layer.front, layer.front_bias)
             return front[..., :-1], front[..., -1]
-        bias = None if layer.qkv_bias is None else layer.qkv_bias[layer.n_query :]
-        key_value = linear(scaled, layer.qkv[layer.n_query :], bias)
-        return key_value, normal.float() @ layer.router_weight + layer.router_bias
+        return linear(scaled, layer.key_value, layer.key_value_bias), layer.router(normal)
 
     @torch.inference_mode()
     def step(
@@ -220,6 +243,7 @@ class Engine:
         execute_L: list[bool] | None = None,
         *,
         forced: bool = False,
+        margin: float = 0.0,
     ) -> tuple[Tensor, int]:
         """Decode one token of one sequence, branching per layer.
 
@@ -229,6 +253,7 @@ class Engine:
             routing: None runs densely.
             execute_L: Decisions given instead of the routers' (random routing for timings).
             forced: A guard makes this token execute every layer.
+            margin: Added to the router logits by a guard.
 
         Returns:
             Logits (1, V) and the number of layers skipped.
@@ -250,7 +275,7 @@ class Engine:
             key_value, logit = self._front(layer, scaled, normal)
             attend.store(key_value)
             if routing is not None and execute_L is None:
-                runs = logit.item() >= routing.threshold_logit
+                runs = logit.item() + margin >= routing.threshold_logit + w.threshold_offsets[index]
             else:
                 runs = execute_L is None or execute_L[index]
             if runs:
@@ -260,7 +285,6 @@ class Engine:
             else:
                 n_skipped += 1
                 if layer.path is not None:
-                    down, up, path_bias = layer.path
-                    hidden = hidden + linear(linear(normal, down), up, path_bias)
+                    hidden = hidden + layer.path(normal)
         cache.advance(1)
         return self.logits(self._scale(hidden)), n_skipped

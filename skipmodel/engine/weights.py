@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from skipmodel.errors import ConfigError
 from skipmodel.families import family_of
-from skipmodel.router import NORM_EPS
-from skipmodel.skip_path import LinearSkipPath
+from skipmodel.router import NORM_EPS, TokenRouter
+from skipmodel.skip_path import IdentitySkipPath
+from skipmodel.work import Work
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class LayerWeights:
     mlp_down: Tensor
     query_norm: Tensor | None
     key_norm: Tensor | None
+    key_value: Tensor
+    key_value_bias: Tensor | None
     front: Tensor | None
-    """Key, value and router rows of a routed layer; None where tokens cannot skip."""
+    """Key, value and router rows of a routed layer with a linear router; None elsewhere."""
     front_bias: Tensor | None
-    router_weight: Tensor | None
-    """Router alone, float32, for dtypes in which a fused product would be too coarse."""
-    router_bias: float
-    path: tuple[Tensor, Tensor, Tensor] | None
-    """down, up and bias of the skip path; None for identity."""
+    router: nn.Module | None
+    """Router alone, for kinds and dtypes that a fused product cannot serve; None where tokens cannot skip."""
+    path: nn.Module | None
+    """The skip path; None for identity."""
 
     @property
     def query(self) -> Tensor:
@@ -55,7 +57,7 @@ class LayerWeights:
     @property
     def is_routed(self) -> bool:
         """Whether tokens may skip this layer."""
-        return self.front is not None
+        return self.router is not None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class ModelWeights:
     """All layers, and what stands before and behind them."""
 
     layers: list[LayerWeights]
+    threshold_offsets: list[float]
+    """Per layer, added to the threshold's logit."""
+    work: Work
     embedding: Tensor
     head: Tensor
     """Vocabulary matrix with the final norm folded in."""
@@ -88,12 +93,19 @@ def extract(model: Any) -> ModelWeights:
         config.model_type == "mistral" and getattr(config, "sliding_window", None)
     ):
         raise ConfigError("sliding-window attention has no engine; it runs with backend 'masked' only")
+    if model.config.unit != "layer" or model.config.kv != "project":
+        raise ConfigError(
+            f"unit {model.config.unit!r} with kv {model.config.kv!r} has no gathered or branch engine; it runs with "
+            "backend 'masked' only"
+        )
     inner = model.lm.model
     norm = inner.norm.weight.detach().float()
     head = model.get_output_embeddings().weight.detach()
     n_kv_heads = config.num_key_value_heads
     return ModelWeights(
         layers=[_layer(layer) for layer in model.layers],
+        threshold_offsets=list(model.config.threshold_offsets or [0.0] * len(model.layers)),
+        work=model.work,
         embedding=model.get_input_embeddings().weight.detach(),
         head=(head.float() * norm).to(head.dtype),
         rotary=inner.rotary_emb,
@@ -117,18 +129,15 @@ def _layer(layer: Any) -> LayerWeights:
     )  # fmt: skip
     biases = [getattr(attention, name).bias for name in ("q_proj", "k_proj", "v_proj")]
     qkv_bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
-    front = front_bias = router_weight = path = None
-    router_bias = 0.0
-    if "router" in layer._modules:
-        router_weight = layer.router.weight.detach().float()
-        router_bias = float(layer.router.bias.detach())
-        front = torch.cat([key_value, router_weight.to(dtype)[None]])
+    key_value_bias = None if qkv_bias is None else qkv_bias[len(query) :]
+    router, path = layer._modules.get("router"), layer._modules.get("skip_path")
+    front = front_bias = None
+    if isinstance(router, TokenRouter):
+        front = torch.cat([key_value, router.weight.detach().to(dtype)[None]])
         front_bias = torch.zeros(len(front), dtype=dtype, device=front.device)
-        if qkv_bias is not None:
-            front_bias[:-1] = qkv_bias[len(query) :]
-        front_bias[-1] = router_bias
-        if isinstance(layer.skip_path, LinearSkipPath):
-            path = tuple(getattr(layer.skip_path, name).detach() for name in ("down", "up", "bias"))
+        if key_value_bias is not None:
+            front_bias[:-1] = key_value_bias
+        front_bias[-1] = float(router.bias.detach())
     out_bias = attention.o_proj.bias
     return LayerWeights(
         qkv=torch.cat([query, key_value]), qkv_bias=qkv_bias, n_query=len(query),
@@ -136,7 +145,8 @@ def _layer(layer: Any) -> LayerWeights:
         gate_up=torch.cat([folded(mlp.gate_proj.weight, norm_mlp), folded(mlp.up_proj.weight, norm_mlp)]),
         mlp_down=mlp.down_proj.weight.detach(),
         query_norm=_norm_of(attention, "q_norm"), key_norm=_norm_of(attention, "k_norm"),
-        front=front, front_bias=front_bias, router_weight=router_weight, router_bias=router_bias, path=path,
+        key_value=key_value, key_value_bias=key_value_bias, front=front, front_bias=front_bias, router=router,
+        path=None if path is None or isinstance(path, IdentitySkipPath) else path,
     )  # fmt: skip
 
 

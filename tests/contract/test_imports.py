@@ -72,7 +72,7 @@ def test_model_settings_load_without_torch():
     """A machine without torch can still read and check a plan."""
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from skipmodel.config import from_json; from_json({'seed': 1})"
+        "from skipmodel.config_json import from_json; from_json({'seed': 1})"
     )
 
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -13,7 +13,7 @@ import yaml
 from flows import settings as module
 from flows.settings import PROFILES_PATH, SCHEMA_PATH, load_settings, read_profiles, schema_text
 from flows.starter import SAMPLE
-from skipmodel.config import from_json
+from skipmodel.config_json import from_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_SETTINGS = SAMPLE / "poc.yaml"

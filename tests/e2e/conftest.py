@@ -50,7 +50,8 @@ SETTINGS: dict[str, Any] = {
     "model": {
         "base": {"source": "base"},
         "skip": {"path_rank": 4, "always_run_first": 1, "max_layer_damage_nats": 10.0},
-        "calibrate": {"n_tokens": 256, "damage_tokens": 128},
+        "calibrate": {"n_tokens": 256, "damage_tokens": 128, "level_tokens": 128},
+        "insight": {"block_tokens": 32, "blocks": 2, "pairs": 8, "draws": 1},
         "dense_tune": {"steps": 4, "batch_blocks": 2, "lora_rank": 2},
         "skip_tune": {"steps": 4, "batch_blocks": 2},
         "sweep": {"target_skip_rates": [0.05, 0.1, 0.2], "calibration_tokens": 256, "validation_tokens": 256,

@@ -19,7 +19,7 @@ from tests.unit.reports import test_render
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STAGES = ["ingest", "base", "dense-tune", "calibrate", "skip-tune", "sweep", "confirm", "measure"]
+STAGES = ["ingest", "base", "dense-tune", "calibrate", "skip-tune", "sweep", "confirm", "insight", "measure"]
 
 
 def mlflow_runs(runs: Path) -> tuple[MlflowClient, list[Run]]:

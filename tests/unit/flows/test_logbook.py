@@ -61,9 +61,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
                documents_dot_jsonl=json.dumps({"text": SECRET})),
         _stage(runs / "store", "base"),
         _stage(runs / "store", "dense-tune", log_dot_json={"rows": rows, "n_tokens": 512}),
-        _stage(runs / "store", "calibrate", calibration_dot_json={"layers": [1, 2], "damage_nats": [0.5, 0.25]}),
+        _stage(runs / "store", "calibrate", calibration_dot_json={"units": [1, 2], "damage_nats": [0.5, 0.25]}),
         _stage(runs / "store", "skip-tune", log_dot_json={"rows": [], "n_tokens": 0}),
         _stage(runs / "store", "sweep"),
+        _stage(runs / "store", "insight", importance_dot_json={"correlations": {"score_damage": 0.6, "none": None}},
+               who_skips_dot_json={"by_class": [{"axis": "kind", "name": "number", "skip_rate": 0.125}]}),
         _stage(runs / "store", "measure", cell__00_dot_json=CELL),
     ):  # fmt: skip
         bench.stages[stage.name] = stage
@@ -128,6 +130,17 @@ def test_every_split_is_a_data_set(bench: Workbench, runs: dict[str, Run]) -> No
     assert runs["ingest"].data.metrics["n_quarantined"] == 2
 
 
+def test_importance_and_skip_rates_by_class_are_numbers_and_files(client: MlflowClient, runs: dict[str, Run]) -> None:
+    """The insight stage logs rank correlations and rates per class, and its files; an undefined one is left out."""
+    run = runs["insight"]
+    names = {file.path for file in client.list_artifacts(run.info.run_id)}
+
+    assert run.data.metrics["correlation_score_damage"] == pytest.approx(0.6)
+    assert run.data.metrics["skip_rate_kind_number"] == pytest.approx(0.125)
+    assert "correlation_none" not in run.data.metrics
+    assert "importance.json" in names
+
+
 def test_curves_are_logged_step_by_step(client: MlflowClient, runs: dict[str, Run]) -> None:
     """Loss of the tuning by step, damage by layer, timing samples by pair; an empty log is no error."""
 
@@ -135,7 +148,7 @@ def test_curves_are_logged_step_by_step(client: MlflowClient, runs: dict[str, Ru
         return [(metric.step, metric.value) for metric in client.get_metric_history(runs[run].info.run_id, name)]
 
     assert curve("dense-tune", "loss") == [(1, 1.9), (2, 1.8), (3, 1.7)]
-    assert curve("calibrate", "layer_damage_nats") == [(1, 0.5), (2, 0.25)]
+    assert curve("calibrate", "unit_damage_nats") == [(1, 0.5), (2, 0.25)]
     assert curve("decode random 0.30", "skip_s") == [(0, 0.3), (1, 0.25)]
     assert runs["skip-tune"].data.metrics["n_tokens"] == 0
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from skipmodel.config import SkipConfig
 from skipmodel.data import Blocks, Document, Span, tokenize
 from skipmodel.engine.executor import Engine
+from skipmodel.engine.masked import open_engine
 from skipmodel.evaluate import (
     BlockScores,
     Item,
@@ -19,9 +20,10 @@ from skipmodel.evaluate import (
     score_blocks,
     score_items,
     skip_rate_by_kind,
-    skip_rate_per_layer,
+    skip_rate_per_unit,
 )
 from skipmodel.model import SkipLayerForCausalLM
+from skipmodel.work import Work
 from tests.tiny import VOCAB, make_skip, save_base_folder
 
 KINDS = ("other", "glossary", "number")
@@ -134,7 +136,7 @@ def test_blocks_get_the_loss_of_the_hugging_face_model() -> None:
     torch.testing.assert_close(scores.nll_NT.flatten(), expected, atol=5e-5, rtol=0)
     assert torch.equal(scores.top1_NT, logits.argmax(-1))
     assert bool(scores.execute_mask_LNT.all())
-    assert skip_rate_per_layer(blocks, scores) == [0.0] * 6
+    assert skip_rate_per_unit(blocks, scores) == [0.0] * 6
 
 
 def _scores(nll: list[list[float]], top1: list[list[int]], mask: list[list[list[int]]]) -> BlockScores:
@@ -221,13 +223,44 @@ def test_skips_of_always_run_layers_do_not_count_as_over_skip() -> None:
 
 
 def test_skip_rates_leave_padding_out() -> None:
-    """Per layer and per class: skipped executions over those of real tokens; classes without tokens are absent."""
+    """Per unit and per class: skipped executions over those of real tokens; classes without tokens are absent."""
     blocks = _blocks([[0, 1, 1, 0], [0, 0, 1, 0]], [4, 2], ("a", "b"))
     mask = [[[1, 0, 1, 0], [1, 1, 0, 0]], [[1, 0, 0, 1], [0, 1, 0, 0]]]
     scores = _scores([[0.0] * 3] * 2, [[0] * 3] * 2, mask)
 
-    assert skip_rate_per_layer(blocks, scores) == pytest.approx([2 / 6, 3 / 6])
-    assert skip_rate_by_kind(blocks, scores) == [
+    assert skip_rate_per_unit(blocks, scores) == pytest.approx([2 / 6, 3 / 6])
+    assert skip_rate_by_kind(blocks, scores, Work((1.0, 1.0), (1, 1), 4, 2)) == [
         {"class": "other", "skip_rate": pytest.approx(2 / 8), "n": 4},
         {"class": "glossary", "skip_rate": pytest.approx(3 / 4), "n": 2},
     ]
+
+
+def test_skip_rates_weigh_units_by_their_share_of_a_layer() -> None:
+    """The attention of one layer of two, a quarter of it, and its feed-forward part, three quarters."""
+    blocks = _blocks([[0, 1, 1, 0]], [4], ("a",))
+    scores = _scores([[0.0] * 3], [[0] * 3], [[[0, 0, 1, 1]], [[1, 0, 1, 0]], [[1] * 4], [[1] * 4]])
+
+    assert skip_rate_by_kind(blocks, scores, Work((0.25, 0.75, 0.25, 0.75), (1, 3, 1, 3), 8, 2)) == [
+        {"class": "other", "skip_rate": pytest.approx((0.25 + 0.75) / 2 / 2), "n": 2},
+        {"class": "glossary", "skip_rate": pytest.approx((0.25 + 0.75) / 2 / 2), "n": 2},
+    ]
+
+
+@pytest.mark.parametrize("choice", [{"unit": "sublayers"}, {"unit": "attention", "kv": "drop"}, {"path": "adapter"}])
+def test_blocks_are_scored_by_whatever_engine_runs_the_model(choice: dict[str, str]) -> None:
+    """Loss, next token and decisions per token are those of plain forward passes with the critical tokens forced."""
+    model = make_skip(**choice)  # type: ignore[arg-type]
+    ids = torch.randint(3, VOCAB, (5, 12))
+    kinds = (torch.rand(5, 12) < 0.3).long()
+    blocks = _blocks(kinds.tolist(), [12] * 5, tuple("abcde"), ids)
+    engine = open_engine(model)
+    scores = score_blocks(engine, blocks, engine.routing(0.0), force_critical=True, batch_blocks=2)
+    with torch.no_grad():
+        logits = model(ids, force_execute=kinds > 0).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+
+    torch.testing.assert_close(scores.nll_NT.flatten(), expected, atol=5e-5, rtol=0)
+    for index in model.config.routed_units:
+        assert torch.equal(scores.execute_mask_LNT[index], model.state.gates_BT[index])
+    assert not bool(scores.execute_mask_LNT.all())
+    assert bool(scores.execute_mask_LNT[:, kinds > 0].all())

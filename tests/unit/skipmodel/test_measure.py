@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from skipmodel.engine.executor import Engine, Routing
+from skipmodel.engine.masked import MaskedEngine
 from skipmodel.errors import MeasurementError
-from skipmodel.measure import _random_tables, estimated_ceiling, time_decode, time_prefill
+from skipmodel.measure import _random_tables, time_decode, time_prefill
 from tests.tiny import N_LAYERS, VOCAB, make_skip
 
 N_ROUTED = N_LAYERS - 2
@@ -30,11 +31,11 @@ def _texts(n: int, length: int) -> list[torch.Tensor]:
 def test_ceiling_is_one_without_skips_and_rises(engine: Engine) -> None:
     """No skip, no gain; each further skip raises the mark; skips of always-run layers gain nothing."""
     rates = [0.0, 0.1, 0.3, 0.6, 1.0]
-    marks = [estimated_ceiling(engine, [rate] * N_LAYERS) for rate in rates]
+    marks = [engine.work.estimated_ceiling([rate] * N_LAYERS) for rate in rates]
 
     assert marks[0] == 1.0
     assert marks == sorted(set(marks))
-    assert estimated_ceiling(engine, [1.0, 0, 0, 0, 0, 1.0]) == 1.0
+    assert engine.work.estimated_ceiling([1.0, 0, 0, 0, 0, 1.0]) == 1.0
 
 
 def test_ceiling_by_hand(engine: Engine) -> None:
@@ -46,7 +47,7 @@ def test_ceiling_by_hand(engine: Engine) -> None:
     rates = [0.0, 0.5, 0.25, 0.0, 1.0, 0.0]
     saved = sum(rates) * (skippable - path)
 
-    assert estimated_ceiling(engine, rates) == pytest.approx(1 / (1 - saved / total))
+    assert engine.work.estimated_ceiling(rates) == pytest.approx(1 / (1 - saved / total))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, N_ROUTED / N_LAYERS])
@@ -75,7 +76,7 @@ def test_random_decode_counts_what_it_skipped(engine: Engine) -> None:
     assert min(*row.dense_s, *row.skip_s) > 0
     assert row.skip_rate == pytest.approx(counted)
     assert abs(row.skip_rate - 0.3) <= 1 / N_LAYERS
-    assert row.estimated_ceiling == pytest.approx(estimated_ceiling(engine, per_layer))
+    assert row.estimated_ceiling == pytest.approx(engine.work.estimated_ceiling(per_layer))
 
 
 def test_trained_decode_counts_the_routers_decisions(engine: Engine) -> None:
@@ -115,7 +116,7 @@ def test_prefill_counts_the_rows_it_left_out(engine: Engine, n_texts: int) -> No
     assert (row.phase, row.backend, row.prompt_tokens, row.output_tokens) == ("prefill", "gathered", 24, None)
     assert len(row.dense_s) == len(row.skip_s) == 4
     assert row.skip_rate == pytest.approx(sum(per_layer) / N_LAYERS)
-    assert row.estimated_ceiling == pytest.approx(estimated_ceiling(engine, per_layer))
+    assert row.estimated_ceiling == pytest.approx(engine.work.estimated_ceiling(per_layer))
 
 
 def test_random_prefill_skips_about_the_asked_share(engine: Engine) -> None:
@@ -132,3 +133,31 @@ def test_a_rate_above_the_routed_layers_is_refused(engine: Engine, time_it: Any)
     """Four of six layers cannot skip 70 % of all; the message says which setting to lower."""
     with pytest.raises(MeasurementError, match=r"random_skip_rates: 70% .* only 4 of 6 layers are routed; lower it"):
         time_it(engine, _texts(1, 12))
+
+
+def test_the_masked_backend_is_timed_and_counted_alike(engine: Engine) -> None:
+    """The same decisions give the same counted rate and ceiling; the row says which backend ran."""
+    masked, text = MaskedEngine(make_skip()), _texts(1, 20)
+    for time_it in (
+        lambda e: time_decode(e, text, 12, 2, routing=e.routing(0.0)),
+        lambda e: time_decode(e, text, 12, 2, random_skip_rate=0.3),
+        lambda e: time_prefill(e, text, 2, routing=e.routing(0.0)),
+        lambda e: time_prefill(e, text, 2, random_skip_rate=0.3),
+    ):
+        fast, slow = time_it(engine), time_it(masked)
+
+        assert slow.backend == "masked"
+        assert (slow.skip_rate, slow.estimated_ceiling) == (fast.skip_rate, fast.estimated_ceiling)
+        assert 0 < slow.skip_rate < N_ROUTED / N_LAYERS
+
+
+def test_sublayers_count_as_their_share_of_a_layer() -> None:
+    """Eight of twelve sub-layers routed: a rate within all layer executions, weighted by what each part is."""
+    engine = MaskedEngine(make_skip(unit="sublayers"))
+    (text,) = _texts(1, 20)
+    row = time_decode(engine, [text], 12, 2, random_skip_rate=0.3)
+    share = engine.work.unit_share
+    skipped = torch.tensor([table.count(False) for table in _random_tables(engine, 0.3, 8, seed=0)])
+
+    assert row.skip_rate == pytest.approx(float(skipped.float().mean()) * (share[0] + share[1]) / 2 / N_LAYERS)
+    assert abs(row.skip_rate - 0.3) <= 1 / N_LAYERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from skipmodel.base import load_base
 from skipmodel.config import BaseConfig, SkipConfig
 from skipmodel.errors import CheckpointError, ConfigError
 from skipmodel.families import FAMILIES
-from skipmodel.model import SkipLayerForCausalLM
+from skipmodel.model import FORMAT_VERSION, SkipLayerConfig, SkipLayerForCausalLM
 from tests.tiny import N_LAYERS, VOCAB, make_base, make_skip
 
 
@@ -72,7 +73,7 @@ def test_sampling_routes_every_token() -> None:
     assert first.shape == (2, 11)
     assert torch.equal(first[:, :6], ids)
     assert torch.equal(first, again)
-    assert set(model.state.gates_BT) == set(model.config.routed_layers)
+    assert set(model.state.gates_BT) == set(model.config.routed_units)
 
 
 def test_greedy_generation_at_threshold_zero_is_that_of_the_base() -> None:
@@ -110,3 +111,123 @@ def test_a_package_without_a_model_and_a_folder_without_one_are_told(tmp_path: P
         load_base(BaseConfig(source="package:pytest"))
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         load_base(BaseConfig(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "numbers"),
+    [("layer", [1, 2, 3, 4]), ("attention", [1, 2, 3, 4]), ("ffn", [1, 2, 3, 4]), ("sublayers", list(range(2, 10)))],
+)
+def test_units_are_numbered_in_the_order_of_execution(unit: str, numbers: list[int]) -> None:
+    """The first and last layer always run; the attention part of a layer comes before its feed-forward part."""
+    model = make_skip(unit=unit)
+    seen: list[int] = []
+    for number, module in model.routed:
+        module.register_forward_hook(lambda *_, number=number: seen.append(number))
+    with torch.no_grad():
+        model(torch.randint(3, VOCAB, (1, 4)))
+
+    assert [index for index, _ in model.routed] == numbers == seen == list(model.state.gates_BT)
+    assert len(model.units) == (12 if unit == "sublayers" else N_LAYERS)
+
+
+def test_a_unit_that_is_not_there_is_refused() -> None:
+    """A configuration that names unit 6 of a model of six layers, counted from 0."""
+    config = make_skip().config
+    config.routed_units = [1, 6]
+
+    with pytest.raises(ConfigError, match=r"routed_units must lie within 0\.\.5, got \[6\]"):
+        SkipLayerForCausalLM(config)
+
+
+def test_a_configuration_of_the_first_format_still_loads() -> None:
+    """It knew whole layers only and called them routed_layers; written again it has today's names and number."""
+    values = make_skip().config.to_dict()
+    values["routed_layers"] = values.pop("routed_units")
+    values["format_version"] = 1
+    for name in ("unit", "router", "router_width", "kv", "threshold_offsets", "level_logits"):
+        del values[name]
+    config = SkipLayerConfig.from_dict(values)
+
+    assert (config.routed_units, config.unit, config.router, config.kv) == (
+        [1, 2, 3, 4],
+        "layer",
+        "calibrated",
+        "project",
+    )
+    assert config.to_dict()["format_version"] == FORMAT_VERSION
+    assert "routed_layers" not in config.to_dict()
+    assert sorted(SkipLayerForCausalLM(config).state_dict()) == sorted(make_skip().state_dict())
+
+
+@torch.no_grad()
+def test_a_guard_beats_margin_and_threshold() -> None:
+    """A token told to execute does so under a margin that sends all others round every layer."""
+    model = make_skip()
+    ids = torch.randint(3, VOCAB, (2, 8))
+    forced = torch.rand(2, 8) < 0.3
+    forced[:, 2], forced[:, 3] = True, False
+    model(ids, force_execute=forced, execute_margin=torch.full(ids.shape, -1e4))
+    expected = forced | (torch.arange(8) < 2)
+
+    assert all(torch.equal(gate, expected) for gate in model.state.gates_BT.values())
+
+
+@pytest.mark.parametrize("mode", ["hard", "train"])
+def test_who_leaves_early_stays_out(mode: str) -> None:
+    """Cumulative routing: a token that skipped one unit skips all later ones; forced tokens never leave."""
+    model = make_skip()
+    ids = torch.randint(3, VOCAB, (3, 9))
+    forced = torch.rand(3, 9) < 0.2
+    with model.routing(mode, is_cumulative=True):
+        model(ids, force_execute=forced, use_cache=False)
+    gates = [gate.detach().float() for gate in model.state.gates_BT.values()]
+
+    assert all(bool((later <= earlier).all()) for earlier, later in itertools.pairwise(gates))
+    assert bool((gates[-1][forced] == 1).all())
+    assert 0 < float(gates[-1].mean()) < float(gates[0].mean()) < 1
+
+
+@pytest.mark.parametrize("mode", ["hard", "train"])
+def test_a_capacity_runs_the_same_share_everywhere(mode: str) -> None:
+    """Top-k routing: per text and unit the asked share, more only where a guard forces a token."""
+    model = make_skip()
+    ids = torch.randint(3, VOCAB, (3, 10))
+    with model.routing(mode, capacity=0.5):
+        model(ids, use_cache=False)
+    counts = torch.stack([gate.detach().float().round().sum(1) for gate in model.state.gates_BT.values()])
+
+    assert int(counts.min()) >= 5
+    assert int(counts.max()) <= 7
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_routing_gradients_stop_at_the_router_unless_told_otherwise(detached: bool) -> None:
+    """A loss on the gates alone reaches the embedding only when the router is not detached."""
+    model = make_skip()
+    with model.routing("train", detach_router=detached):
+        model(torch.randint(3, VOCAB, (2, 8)), use_cache=False)
+    sum(gate.sum() for gate in model.state.gates_BT.values()).backward()  # type: ignore[union-attr]
+    gradient = model.get_input_embeddings().weight.grad
+
+    assert (gradient is None) == detached
+    assert all(float(layer.router.weight.grad.norm()) > 0 for _, layer in model.routed)
+
+
+def test_noise_from_outside_is_used_and_own_noise_is_drawn_otherwise() -> None:
+    """Given noise decides gates where it overrules the router; the same generator gives the same gates again."""
+    model = make_skip()
+    ids = torch.randint(3, VOCAB, (2, 8))
+
+    def gates(**fields: Any) -> torch.Tensor:
+        with torch.no_grad(), model.routing("train", gumbel_scale=1.0, **fields):
+            model(ids, use_cache=False)
+        return torch.stack(list(model.state.gates_BT.values()))
+
+    up = torch.full((N_LAYERS, 2, 8), 1e4)
+    first, again, other = (gates(generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    assert bool((gates(given_noise_LBT=up) > 0.5).all())
+    assert not bool((gates(given_noise_LBT=-up)[:, :, 2:] > 0.5).any())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert model.state.given_noise_LBT is None
