@@ -99,6 +99,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     }
     if arguments.seeds is not None:
         chosen["seeds"] = arguments.seeds
+    if arguments.skip_rates is not None:
+        chosen["skip_rates"] = arguments.skip_rates
     config = CompareConfig(**chosen)
     settings = load_settings(arguments.config, arguments.profile)
     check_inputs(settings, arguments.config)
@@ -173,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--methods", help="methods to compare, separated by commas; default: all")
     compare.add_argument("--seeds", type=int, help="trainings of each method; default: 3")
     compare.add_argument("--steps", type=int, help="steps of every training; default: model.skip_tune.steps")
+    compare.add_argument("--skip-rates", type=_rates, help="shares of all layer executions, such as 0.05,0.1,0.2")
     compare.add_argument("--heal-per-rate", action="store_true", help="train dropped layers apart for each number")
     compare.add_argument("--history", type=Path, help="folder for the reference file of this date and commit")
     compare.add_argument("--quiet", action="store_true", help="no progress lines")
@@ -189,6 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow page")
     ui.add_argument("--prefect-port", type=int, default=4200, help="port of the Prefect page")
     return parser
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
 
 
 def _say(text: str) -> None:

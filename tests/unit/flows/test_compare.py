@@ -341,9 +341,10 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_flags_reach_the_comparison(
     poc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Methods, seeds and steps override the defaults; the table and the file are printed."""
+    """Methods, seeds, steps and rates override the defaults; the table and the file are printed."""
     seen = _stand_in(monkeypatch)
     arguments = ["--methods", "skiplayer,static_path", "--seeds", "2", "--steps", "5", "--heal-per-rate",
+                 "--skip-rates", "0.05,0.1",
                  "--history", str(tmp_path / "h"), "--out", str(tmp_path / "o"),
                  "--runs-dir", str(tmp_path / "r")]  # fmt: skip
 
@@ -351,7 +352,8 @@ def test_flags_reach_the_comparison(
     (config_path, profile, runs, out, config, _, history) = seen[0]
     assert (config_path, profile, runs, out, history) == (
         poc, None, tmp_path / "r", tmp_path / "o", tmp_path / "h")  # fmt: skip
-    assert config == CompareConfig(methods=("skiplayer", "static_path"), seeds=2, steps=5, heal_per_rate=True)
+    assert config == CompareConfig(methods=("skiplayer", "static_path"), seeds=2, steps=5, heal_per_rate=True,
+                                   skip_rates=(0.05, 0.1))  # fmt: skip
     printed = capsys.readouterr().out
     assert "skiplayer" in printed
     assert "compare.json" in printed
