@@ -43,7 +43,7 @@ poc: $(STAMP) ## Run the sample PoC (or CONFIG=..., PROFILE=...) and print the r
 	exec $(BIN)/skip-poc run -c '$(CONFIG)' $(if $(PROFILE),--profile '$(PROFILE)') --runs-dir runs
 
 test: $(STAMP) ## Run all tests; those that need something absent skip and say what
-	exec $(BIN)/python -m pytest -q -ra $(ARGS)
+	exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -ra $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contract, spelling, file sizes
 	$(BIN)/ruff format --check .
