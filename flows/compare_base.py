@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.progress import ProgressHook
+from flows.stages import training_window
 from flows.store import StageResult, sha256_json, write_json
 from flows.workbench import Workbench
 from skipmodel.config import DenseTuneConfig
@@ -31,9 +32,12 @@ CODE = [
     *(f"skipmodel/{name}.py" for name in _CODE),
     "skipmodel/engine",
     "flows/compare_base.py",
+    "flows/stages.py",
 ]
 """Sources that decide the numbers of an arm; settings are inputs, so their file is not among them."""
-_START_CODE = ("calibrate", "control_routing", "layer", "losses", "model", "router", "skip_path", "thresholds")
+_START_CODE = (
+    "calibrate", "control_routing", "guards", "layer", "losses", "model", "router", "skip_path", "thresholds", "work",
+)  # fmt: skip
 START_CODE = [f"skipmodel/{name}.py" for name in _START_CODE]
 REFERENCE = "compare-dense_tuned-0"
 """Stage of the dense scores."""
@@ -98,10 +102,6 @@ class Comparison:
         rest = blocks.take(others) if others else blocks
         return sample(rest, sweep.calibration_tokens, self.settings.seed + 1)
 
-    def _window(self, first: int, n_blocks: int) -> Blocks:
-        blocks = self.bench.training_blocks()
-        return blocks.take([(first + i) % len(blocks) for i in range(min(max(n_blocks, 1), len(blocks)))])
-
     @property
     def _n_dense(self) -> int:
         return self.settings.dense_tune.steps * self.settings.dense_tune.batch_blocks
@@ -116,7 +116,7 @@ class Comparison:
         import torch
 
         n_blocks = self.own.tune.steps * self.own.tune.batch_blocks
-        blocks = self._window(self._n_dense + self.n_calibrated, n_blocks)
+        blocks: Blocks = training_window(self.bench, self._n_dense + self.n_calibrated, n_blocks)
         if seed == 0:
             return blocks
         return blocks.take(torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed)).tolist())
@@ -224,7 +224,7 @@ class Comparison:
             raise RuntimeError("this recipe starts without a calibration")
         config = self.settings.calibrate
         model = SkipLayerForCausalLM.from_base(self.bench.load_dense(), made.start)
-        blocks = self._window(self._n_dense, self.n_calibrated)
+        blocks = training_window(self.bench, self._n_dense, self.n_calibrated)
         found = calibrate(
             model, blocks, config, max_layer_damage_nats=made.start.max_layer_damage_nats,
             target_skip_rate=made.tune.target_skip_rate, progress=hook,

@@ -1,4 +1,4 @@
-"""The stage that looks inside: which tokens need which layers, and who skips what at the operating point.
+"""The stage that looks inside: which tokens need which layers, who skips what, and what the guards cost.
 
 Everything is on validation text and holds classes, counts and rates, never a text; token strings appear only with
 `report.include_samples`.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
-from flows.store import StageResult, read_json, write_json
+from flows.store import StageResult, read_json, sha256_file, write_json
 from flows.workbench import Workbench
 
+if TYPE_CHECKING:
+    from skipmodel.data import Blocks
+    from skipmodel.evaluate import BlockScores
+
 N_PASSAGES = 3
-FILES = ("importance.json", "who_skips.json", "passages.json")
+FILES = ("importance.json", "who_skips.json", "passages.json", "guard_costs.json")
 
 
 def insight(bench: Workbench, point: dict[str, Any]) -> StageResult:
@@ -27,9 +31,11 @@ def insight(bench: Workbench, point: dict[str, Any]) -> StageResult:
     def compute(folder: Path, hook: ProgressHook) -> None:
         if config.insight.blocks:
             write_json(folder / "importance.json", _importance(bench, hook))
-        statistics, passages = _who_skips(bench, point, with_text=with_text)
+        blocks, scores = _scores(bench, point)
+        statistics, passages = _who_skips(bench, blocks, scores, with_text=with_text)
         write_json(folder / "passages.json", {"passages": passages})
         write_json(folder / "who_skips.json", statistics)
+        write_json(folder / "guard_costs.json", _guards(bench, point, blocks, scores, folder))
 
     inputs = {
         "skip": bench.key("skip-tune"),
@@ -38,10 +44,11 @@ def insight(bench: Workbench, point: dict[str, Any]) -> StageResult:
         "insight": dataclasses.asdict(config.insight),
         "blocks": [config.sweep.validation_tokens, config.sweep.block_tokens],
         "guards": [config.skip.force_critical, config.skip.class_margins],
+        "terms": None if bench.glossary_path is None else sha256_file(bench.glossary_path),
         "with_text": with_text,
         "seed": config.seed,
     }
-    names = ("importance", "token_stats", "evaluate", "guards")
+    names = ("importance", "token_stats", "evaluate", "guards", "guard_costs")
     code = [*MODEL_CODE, "skipmodel/engine", *(f"skipmodel/{name}.py" for name in names), "flows/insight.py"]
     return bench.do("insight", "look which tokens need which layers", inputs, code, compute)
 
@@ -58,19 +65,28 @@ def _importance(bench: Workbench, hook: ProgressHook) -> dict[str, Any]:
     return report.to_json()
 
 
-def _who_skips(bench: Workbench, point: dict[str, Any], *, with_text: bool) -> tuple[dict[str, Any], list[Any]]:
+def _scores(bench: Workbench, point: dict[str, Any]) -> tuple[Blocks, BlockScores]:
+    """Score validation text at the operating point."""
     from skipmodel.data import sample
     from skipmodel.evaluate import score_blocks
+
+    config, logit = bench.settings.model, point["threshold_logit"]
+    skip, sweep = config.skip, config.sweep
+    blocks = sample(bench.blocks("validation", sweep.block_tokens), sweep.validation_tokens, config.seed)
+    routing = None if logit is None else bench.engine.routing(logit)
+    scores = score_blocks(bench.engine, blocks, routing, force_critical=skip.force_critical, margins=skip.class_margins)
+    return blocks, scores
+
+
+def _who_skips(
+    bench: Workbench, blocks: Blocks, scores: BlockScores, *, with_text: bool
+) -> tuple[dict[str, Any], list[Any]]:
+    from skipmodel.guards import free_tokens
     from skipmodel.token_stats import frequency_classes, passage_map, token_classes, token_counts, token_statistics
 
     config, engine = bench.settings.model, bench.engine
-    skip, sweep = config.skip, config.sweep
-    blocks = sample(bench.blocks("validation", sweep.block_tokens), sweep.validation_tokens, config.seed)
-    logit = point["threshold_logit"]
-    scores = score_blocks(engine, blocks, None if logit is None else engine.routing(logit),
-                          force_critical=skip.force_critical, margins=skip.class_margins)  # fmt: skip
-    guarded_NT = blocks.critical_NT.clone() if skip.force_critical else blocks.real_NT & False
-    guarded_NT[:, : engine.force_first_positions] = True
+    force_critical = config.skip.force_critical
+    guarded_NT = ~free_tokens(blocks, engine.force_first_positions, force_critical=force_critical)
     n_vocabulary = bench.model.config.text_config.vocab_size
     counts = token_counts(bench.blocks("train", config.block_tokens), n_vocabulary)
     classes = [token_classes(bench.tokenizer, n_vocabulary), frequency_classes(counts)]
@@ -84,6 +100,32 @@ def _who_skips(bench: Workbench, point: dict[str, Any], *, with_text: bool) -> t
     return statistics.to_json(), passages
 
 
+def _guards(
+    bench: Workbench, point: dict[str, Any], blocks: Blocks, scores: BlockScores, folder: Path
+) -> dict[str, Any]:
+    """Measure what each guard costs, and write the guards of the operating point for generation, with its band."""
+    from skipmodel.guard_costs import guard_costs
+    from skipmodel.guards import WINDOW_TOKENS, ServingGuards, SkipBand, term_sequences
+
+    engine, logit, skip = bench.engine, point["threshold_logit"], bench.settings.model.skip
+    if logit is None:
+        return {"rows": [], "band": None}
+    rows = guard_costs(engine, blocks, engine.routing(logit), force_critical=skip.force_critical,
+                       margins=skip.class_margins)  # fmt: skip
+    band, found = None, None
+    if len(blocks) > 1:  # one half of the text sets the band, the other tells how many requests leave it
+        one, other = (range(start, len(blocks), 2) for start in (0, 1))
+        band = SkipBand.calibrate(
+            scores.execute_mask_LNT[:, list(one)], blocks.take(one), engine.routed_units,
+            window_tokens=min(WINDOW_TOKENS, int(blocks.take(one).n_real_N.max())),
+        )  # fmt: skip
+        outside = band.outside(scores.execute_mask_LNT[:, list(other)], blocks.take(other), engine.routed_units)
+        found = dataclasses.asdict(band) | {"share_outside": outside}
+    sequences = term_sequences(bench.matcher.surfaces, bench.tokenizer) if skip.force_critical else ()
+    ServingGuards(sequences, band).save(folder)
+    return {"rows": [dataclasses.asdict(row) for row in rows], "band": found}
+
+
 def metrics(bench: Workbench) -> dict[str, float | None]:
     """Return the numbers of the finished stage that go to MLflow."""
     folder = bench.folder("insight")
@@ -93,6 +135,11 @@ def metrics(bench: Workbench) -> dict[str, float | None]:
         found |= {f"correlation_{name}": value for name, value in report["correlations"].items()}
     for row in read_json(folder / "who_skips.json")["by_class"]:
         found[f"skip_rate_{row['axis']}_{row['name'].replace(' ', '_')}"] = row["skip_rate"]
+    costs = read_json(folder / "guard_costs.json")
+    for row in costs["rows"]:
+        found[f"guard_cost_{row['lifted'].replace(': ', '_').replace(' ', '_')}"] = row["skip_rate_cost"]
+    if costs["band"] is not None:
+        found["fallback_share"] = costs["band"]["share_outside"]
     return found
 
 

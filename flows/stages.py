@@ -72,7 +72,7 @@ def dense_tune(bench: Workbench) -> StageResult:
     def compute(folder: Path, hook: ProgressHook) -> None:
         from skipmodel import train
 
-        blocks = _training_window(bench, 0, _steps_blocks(bench, "dense"))
+        blocks = training_window(bench, 0, _steps_blocks(bench, "dense"))
         tuned: Any
         with _checkpoints(folder) as checkpoints:
             tuned, log = train.dense_tune(
@@ -101,7 +101,7 @@ def calibrate(bench: Workbench) -> StageResult:
 
         model = _wrap_dense(bench)
         n_blocks = max(1, config.calibrate.n_tokens // config.block_tokens)
-        blocks = _training_window(bench, _steps_blocks(bench, "dense"), n_blocks)
+        blocks = training_window(bench, _steps_blocks(bench, "dense"), n_blocks)
         report = closed_form.calibrate(
             model, blocks, config.calibrate, max_layer_damage_nats=config.skip.max_layer_damage_nats,
             target_skip_rate=config.skip_tune.target_skip_rate, progress=hook,
@@ -137,7 +137,7 @@ def skip_tune(bench: Workbench) -> StageResult:
         model.load_routing(bench.folder("calibrate") / "routing.safetensors")
         n_calibrated = max(1, config.calibrate.n_tokens // config.block_tokens)
         first = _steps_blocks(bench, "dense") + n_calibrated
-        blocks = _training_window(bench, first, _steps_blocks(bench, "skip"))
+        blocks = training_window(bench, first, _steps_blocks(bench, "skip"))
         with _checkpoints(folder) as checkpoints:
             log = train.skip_tune(
                 model, blocks, config.skip_tune, config.seed, force_critical=config.skip.force_critical,
@@ -164,20 +164,14 @@ def skip_tune(bench: Workbench) -> StageResult:
 
 
 def _set_levels(bench: Workbench, model: Any, folder: Path) -> None:
-    """Read the levels off held-out text; routers that were not trained also get their skips moved between units."""
+    """Read the levels off held-out text and keep what was measured."""
     from skipmodel.data import sample
-    from skipmodel.engine.masked import open_engine
-    from skipmodel.levels import apply_levels, calibrate_levels
+    from skipmodel.levels import set_levels
 
     config = bench.settings.model
-    is_trained = config.skip_tune.steps > 0
     held_out = sample(bench.blocks("validation", config.sweep.block_tokens), config.calibrate.level_tokens,
                       config.seed + 1)  # fmt: skip
-    levels = calibrate_levels(
-        open_engine(model), held_out, force_critical=config.skip.force_critical,
-        reference_skip_rate=None if is_trained else config.calibrate.level_skip_rate,
-    )  # fmt: skip
-    apply_levels(model, levels)
+    levels = set_levels(model, held_out, config)
     found = {name: value for name, value in dataclasses.asdict(levels).items() if name != "level_logits"}
     write_json(folder / "levels.json", found | {"routed_units": list(model.config.routed_units)})
 
@@ -199,7 +193,7 @@ def _steps_blocks(bench: Workbench, which: str) -> int:
     return config.steps * config.batch_blocks
 
 
-def _training_window(bench: Workbench, first: int, n_blocks: int) -> Any:
+def training_window(bench: Workbench, first: int, n_blocks: int) -> Any:
     """Return `n_blocks` training blocks from `first` on, around the end: stages read different text if they can."""
     blocks = bench.training_blocks()
     return blocks.take([(first + i) % len(blocks) for i in range(min(max(n_blocks, 1), len(blocks)))])

@@ -2,7 +2,7 @@
 
     train     --config run.json --documents documents.jsonl --out DIR
     bench     --model DIR [--threshold 0.5] [--pairs 6]
-    generate  --model DIR --prompt TEXT [--threshold 0.5 | --level 0.3] [--tokens 64] [--no-guards]
+    generate  --model DIR --prompt TEXT [--threshold 0.5 | --level 0.3] [--tokens 64] [--guards DIR | --no-guards]
     scratch   --documents documents.jsonl --out result.json [--layers 8] [--density 0.5] [--steps 800] [--seeds 3] ...
 
 `run.json` holds the model part of the settings (`skipmodel.config.to_json`); `documents.jsonl` is what the ingest
@@ -68,9 +68,21 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     skip_log = skip_tune(model, blocks, config.skip_tune, config.seed, force_critical=config.skip.force_critical,
                          progress=_progress("skip"))  # fmt: skip
+    _set_levels(model, tokenizer, config, arguments.documents, pad_id or 0)
     model.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     return {"base": info, "calibration": dataclasses.asdict(report), "dense": dense_log.rows, "skip": skip_log.rows}
+
+
+def _set_levels(model: Any, tokenizer: Any, config: ModelConfig, path: Path, pad_id: int) -> None:
+    """Read the levels off validation documents; without any there are none, and thresholds are all there is."""
+    from skipmodel.data import cut, sample, tokenize
+    from skipmodel.levels import set_levels
+
+    documents, kinds = _documents(path, "validation")
+    if documents:
+        blocks = cut(tokenize(documents, tokenizer, kinds), config.sweep.block_tokens, pad_id, kinds)
+        set_levels(model, sample(blocks, config.calibrate.level_tokens, config.seed + 1), config)
 
 
 def scratch(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.level is not None:
         logit = level_to_logit(model.config.level_logits, arguments.level)
     routing = engine.routing(logit)
-    guards = ServingGuards() if arguments.no_guards else ServingGuards.load(arguments.model)
+    guards = ServingGuards() if arguments.no_guards else ServingGuards.load(arguments.guards or arguments.model)
     ids = tokenizer(arguments.prompt, return_tensors="pt")["input_ids"].to(engine.device)
     cache = engine.new_cache(1, ids.shape[1] + arguments.tokens)
     started = time.perf_counter()
@@ -210,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--tokens", type=int, default=64)
             sub.add_argument("--level", type=float, help="0 dense ... 1 all that may skip; instead of --threshold")
+            sub.add_argument("--guards", type=Path, help="folder of guards.json; without it that of the checkpoint")
             sub.add_argument("--no-guards", action="store_true", help="leave out the guards kept with the checkpoint")
     return parser
 

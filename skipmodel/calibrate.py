@@ -30,6 +30,7 @@ from skipmodel.losses import distillation_loss
 from skipmodel.model import SkipLayerForCausalLM
 from skipmodel.router import PaperRouter, normalise
 from skipmodel.skip_path import IdentitySkipPath, set_linear
+from skipmodel.work import in_order
 
 SMALLEST_DAMAGE_NATS = 1e-4
 KEPT_BATCHES = 8
@@ -276,10 +277,9 @@ def _fit_router(unit: Any, s: UnitStatistics, damage: float, ridge: float) -> tu
 @torch.no_grad()
 def _set_cut(model: SkipLayerForCausalLM, log_damage_LM: Tensor, share_L: Tensor, target_skip_rate: float) -> float:
     """Shift all routers so that threshold 0.5 skips the target share of all layer executions; return the shift."""
-    order = log_damage_LM.flatten().argsort()
-    done = share_L[:, None].expand_as(log_damage_LM).flatten()[order].double().cumsum(0) / log_damage_LM.shape[1]
-    at = int(torch.searchsorted(done, target_skip_rate * len(model.layers)).clamp_max(len(order) - 1))
-    cut = float(log_damage_LM.flatten()[order[at]])
+    ordered, done = in_order(log_damage_LM, share_L)
+    wanted = target_skip_rate * len(model.layers)
+    cut = float(ordered[int(torch.searchsorted(done / log_damage_LM.shape[1], wanted).clamp_max(len(ordered) - 1))])
     for _, unit in model.routed:
         unit.router.bias.sub_(cut)
     return cut

@@ -100,7 +100,7 @@ class SkipConfig:
 class CalibrateConfig:
     """The closed-form start: skip paths and routers by ridge regression, cuts by measured damage."""
 
-    n_tokens: int = 8192
+    n_tokens: int = 16384
     """Training tokens that the regressions see."""
     damage_tokens: int = 1024
     """Training tokens on which each layer is skipped in turn to measure its damage."""

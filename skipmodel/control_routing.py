@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from skipmodel.calibrate import SMALLEST_DAMAGE_NATS
 from skipmodel.controls import Recipe, rate_in_each
@@ -20,10 +19,12 @@ from skipmodel.data import Blocks
 from skipmodel.engine.executor import Routing
 from skipmodel.engine.masked import AnyEngine, MaskedEngine, open_engine
 from skipmodel.errors import DataError
+from skipmodel.guards import free_tokens
 from skipmodel.losses import distillation_loss
 from skipmodel.model import SkipLayerForCausalLM
 from skipmodel.router import BottleneckRouter, PaperRouter
 from skipmodel.thresholds import random_masks, router_logits, thresholds_for
+from skipmodel.work import in_order
 
 
 def build(dense: Any, recipe: Recipe, routed_units: Sequence[int], start: Path | None, seed: int) -> Any:
@@ -140,19 +141,13 @@ def routing_at(
     return engine.routing(cut)
 
 
-def _free(engine: AnyEngine, blocks: Blocks) -> Tensor:
-    free_NT = blocks.real_NT.clone()
-    free_NT[:, : engine.force_first_positions] = False
-    return free_NT
-
-
 def cumulative_cut(engine: AnyEngine, blocks: Blocks, rate: float, n_refinements: int = 1) -> float | None:
     """Return the threshold logit under which leaving for good skips `rate` of all layer executions; None: it cannot.
 
     A token skips a unit iff one of the logits up to there lies below the cut, so the cut is a quantile of the running
     minimum. The first pass executes everything; others leave at the cut found before them.
     """
-    free_NT = _free(engine, blocks)
+    free_NT = free_tokens(blocks, engine.force_first_positions, force_critical=False)
     share_L = torch.tensor([engine.work.unit_share[unit] for unit in engine.routed_units])
     wanted = rate * engine.n_layers * int(blocks.real_NT.sum())
     if wanted >= float(share_L.sum()) * int(free_NT.sum()):
@@ -161,10 +156,8 @@ def cumulative_cut(engine: AnyEngine, blocks: Blocks, rate: float, n_refinements
     for _ in range(1 + n_refinements):
         logits_LNT = router_logits(engine, blocks, engine.routing(cut), force_critical=False)
         least_LM = logits_LNT.cummin(0).values[:, free_NT]
-        order = least_LM.flatten().argsort()
-        done = share_L[:, None].expand_as(least_LM).flatten()[order].double().cumsum(0)
-        at = min(int(torch.searchsorted(done, wanted, right=True)), len(order) - 1)
-        cut = float(least_LM.flatten()[order][at])
+        ordered, done = in_order(least_LM, share_L)
+        cut = float(ordered[min(int(torch.searchsorted(done, wanted, right=True)), len(ordered) - 1)])
     return cut
 
 
@@ -176,7 +169,7 @@ def unit_cuts(
     They take the place of the choice among all tokens of a sequence, which generation cannot make. None: guards
     leave too few tokens. The model's own offsets are left at the last ones tried.
     """
-    free_NT = _free(engine, blocks)
+    free_NT = free_tokens(blocks, engine.force_first_positions, force_critical=False)
     n_skipped = round(rate * int(blocks.real_NT.sum()))
     if n_skipped >= int(free_NT.sum()):
         return None

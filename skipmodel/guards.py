@@ -27,6 +27,8 @@ from skipmodel.errors import CheckpointError, ConfigError, DataError
 
 FILE_NAME = "guards.json"
 SCHEMA_VERSION = 1
+WINDOW_TOKENS = 32
+"""Over which the fall-back watches the skip rate."""
 
 
 def class_margins(blocks: Blocks, margins: Mapping[str, float]) -> Tensor | None:
@@ -48,6 +50,13 @@ def class_margins(blocks: Blocks, margins: Mapping[str, float]) -> Tensor | None
     return by_kind[blocks.kind_NT]
 
 
+def free_tokens(blocks: Blocks, force_first_positions: int, *, force_critical: bool) -> Tensor:
+    """Return which tokens no guard forces, so that the routers decide on them, (N, T); padding is not among them."""
+    free_NT = blocks.real_NT & ~blocks.critical_NT if force_critical else blocks.real_NT.clone()
+    free_NT[:, :force_first_positions] = False
+    return free_NT
+
+
 @dataclass(frozen=True)
 class SkipBand:
     """Where the skip rate of a stretch of text lies on held-out text; outside it a request falls back to dense.
@@ -63,8 +72,8 @@ class SkipBand:
 
     @classmethod
     def calibrate(
-        cls, execute_mask_UNT: Tensor, blocks: Blocks, routed_units: Sequence[int], *, window_tokens: int = 32,
-        share_outside: float = 0.01,
+        cls, execute_mask_UNT: Tensor, blocks: Blocks, routed_units: Sequence[int], *,
+        window_tokens: int = WINDOW_TOKENS, share_outside: float = 0.01,
     ) -> SkipBand:  # fmt: skip
         """Read the band off decisions on held-out text.
 

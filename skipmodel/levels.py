@@ -22,13 +22,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skipmodel.config import ModelConfig
 from skipmodel.data import Blocks
 from skipmodel.engine.executor import Routing
-from skipmodel.engine.masked import AnyEngine
+from skipmodel.engine.masked import AnyEngine, open_engine
 from skipmodel.errors import DataError
+from skipmodel.guards import free_tokens
 from skipmodel.losses import distillation_loss
 from skipmodel.model import SkipLayerForCausalLM
 from skipmodel.thresholds import router_logits
+from skipmodel.work import in_order
 
 N_LEVELS = 100
 LARGEST_OFFSET = 3.0
@@ -82,8 +85,7 @@ def calibrate_levels(
     """
     routed = engine.routed_units
     real_NT = blocks.real_NT
-    free_NT = real_NT & ~(blocks.critical_NT if force_critical else torch.zeros_like(real_NT))
-    free_NT[:, : engine.force_first_positions] = False
+    free_NT = free_tokens(blocks, engine.force_first_positions, force_critical=force_critical)
     if not bool(free_NT.any()):
         raise DataError(
             f"levels: guards leave none of the {int(real_NT.sum())} calibration tokens free to skip; calibrate on more "
@@ -108,6 +110,19 @@ def calibrate_levels(
     return Levels(all_offsets, tuple(inner), damage)
 
 
+def set_levels(model: SkipLayerForCausalLM, blocks: Blocks, config: ModelConfig) -> Levels:
+    """Read the levels of a finished model off held-out text and write them into it.
+
+    Where routers were not trained, skips are moved between units by measured damage as well; trained routers know.
+    """
+    levels = calibrate_levels(
+        open_engine(model), blocks, force_critical=config.skip.force_critical,
+        reference_skip_rate=None if config.skip_tune.steps else config.calibrate.level_skip_rate,
+    )  # fmt: skip
+    apply_levels(model, levels)
+    return levels
+
+
 def apply_levels(model: SkipLayerForCausalLM, levels: Levels) -> None:
     """Store offsets and levels in a model, to be saved with it; the present threshold stays."""
     model.config.threshold_offsets = list(levels.offsets)
@@ -117,10 +132,9 @@ def apply_levels(model: SkipLayerForCausalLM, levels: Levels) -> None:
 
 def _cut(logits_LM: Tensor, share_L: Tensor, wanted_per_token: float) -> float:
     """Return the logit below which this many layer executions per free token lie."""
-    order = logits_LM.flatten().argsort()
-    done = share_L[:, None].expand_as(logits_LM).flatten()[order].double().cumsum(0) / logits_LM.shape[1]
-    at = int(torch.searchsorted(done, wanted_per_token).clamp_max(len(order) - 1))
-    return float(logits_LM.flatten()[order[at]])
+    ordered, done = in_order(logits_LM, share_L)
+    at = int(torch.searchsorted(done / logits_LM.shape[1], wanted_per_token).clamp_max(len(ordered) - 1))
+    return float(ordered[at])
 
 
 def _added_damage(

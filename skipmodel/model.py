@@ -245,7 +245,7 @@ class SkipLayerForCausalLM(PreTrainedModel, GenerationMixin):
                 f"routing checkpoint {path.name} does not fit this model: {len(wrong)} tensors differ, the first is "
                 f"{wrong[0]}; use the checkpoint of the same base model and routed units"
             )
-        if written.get("base", self.base_fingerprint()) != self.base_fingerprint():
+        if "base" in written and written["base"] != self.base_fingerprint():
             raise CheckpointError(
                 f"routing checkpoint {path.name} was made for a base model with other weights; load the base that it "
                 "was calibrated on, or calibrate again"

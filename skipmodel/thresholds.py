@@ -15,7 +15,8 @@ from skipmodel.data import Blocks
 from skipmodel.engine.executor import Routing
 from skipmodel.engine.masked import AnyEngine
 from skipmodel.errors import DataError
-from skipmodel.guards import class_margins
+from skipmodel.guards import class_margins, free_tokens
+from skipmodel.work import in_order
 
 
 def thresholds_for(
@@ -36,8 +37,7 @@ def thresholds_for(
         DataError: Guards leave too few tokens that may skip to reach even the lowest target.
     """
     real = blocks.real_NT
-    free_NT = real & ~(blocks.critical_NT if force_critical else torch.zeros_like(real))
-    free_NT[:, : engine.force_first_positions] = False
+    free_NT = free_tokens(blocks, engine.force_first_positions, force_critical=force_critical)
     logits_LNT = router_logits(
         engine, blocks, engine.routing(-math.inf), force_critical=force_critical, margins=margins
     )
@@ -57,12 +57,10 @@ def thresholds_for(
 
 def _cuts(free_logits_LM: Tensor, share_L: Tensor, wanted: Sequence[float]) -> list[float]:
     """Return the logits below which so many layer executions fall; a unit counts as its share of a layer."""
-    order = free_logits_LM.flatten().argsort()
-    done = share_L[:, None].expand_as(free_logits_LM).flatten()[order].cumsum(0)
-    at = torch.searchsorted(done.double(), torch.tensor([round(n) for n in wanted]).double(), right=True)
-    ordered = free_logits_LM.flatten()[order].double()
+    ordered, done = in_order(free_logits_LM.double(), share_L)
+    at = torch.searchsorted(done, torch.tensor([round(n) for n in wanted]).double(), right=True)
     # midway between two logits: loading a model anew can move a logit by the order of a sum
-    return ((ordered[(at - 1).clamp(0, len(order) - 1)] + ordered[at.clamp_max(len(order) - 1)]) / 2).tolist()
+    return ((ordered[(at - 1).clamp(0, len(ordered) - 1)] + ordered[at.clamp_max(len(ordered) - 1)]) / 2).tolist()
 
 
 def router_logits(

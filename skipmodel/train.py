@@ -218,8 +218,10 @@ class _SkipTune:
         self.generator = torch.Generator().manual_seed(seed)
         repeats = config.steps * config.batch_blocks > len(blocks)
         self.teacher = teacher or Teacher(model, keep=repeats)
-        share = model.work.unit_share
-        self.unit_share_L = torch.tensor([share[i] for i in model.config.routed_units], device=model.device)
+        work = model.work
+        self.n_layers = work.n_layers
+        shares = [work.unit_share[i] for i in model.config.routed_units]
+        self.unit_share_L = torch.tensor(shares, device=model.device)
         self.decisions = Decisions(self.trainer.counts)
 
     def run(self, progress: Progress) -> TrainingLog:
@@ -349,7 +351,7 @@ class _SkipTune:
         """Add the gradient of the routing losses, which need the whole step's shares, to the routers' own."""
         config = self.config
         total = total.reduced(self.accelerator.reduce).with_gradient()
-        terms = routing_losses(total, self.unit_share_L, self.model.work.n_layers, config)
+        terms = routing_losses(total, self.unit_share_L, self.n_layers, config)
         ramp = min(1.0, 3.0 * (step + 1) / config.steps)
         loss = ramp * config.density_weight * terms["density"] + terms["floor"]
         loss = loss + config.critical_weight * terms["critical"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from skipmodel.families import family_of
 
@@ -54,6 +54,16 @@ class Work:
         """
         saved = sum(rate * weights for rate, weights in zip(rate_per_unit, self.skippable, strict=True))
         return 1.0 / (1.0 - saved / self.total)
+
+
+def in_order(logits_LM: Tensor, share_L: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of all units and tokens from the lowest up, and the layer executions up to each of them.
+
+    A unit counts as its share of a layer: what lies below a threshold on the first is what skips, by the second.
+    """
+    order = logits_LM.flatten().argsort()
+    done = share_L[:, None].expand_as(logits_LM).flatten()[order].double().cumsum(0)
+    return logits_LM.flatten()[order], done
 
 
 def count_work(model: Any) -> Work:
