@@ -47,6 +47,8 @@ class TokenizedDocument:
     n_bytes: list[int]
     """Bytes of text that each token completes; their sum over a document is its UTF-8 length, less gaps."""
     language: str = ""
+    prefix_ids: tuple[int, ...] = ()
+    """What the tokenizer puts in front of every sequence, such as a begin-of-sequence token; not among `ids`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def tokenize(documents: Sequence[Document], tokenizer: Any, kinds: Sequence[str]
     if not getattr(tokenizer, "is_fast", False):
         raise DataError("the tokenizer must be a fast one (tokenizer.json): spans need character offsets")
     number = {kind: index for index, kind in enumerate(kinds)}
+    prefix_ids = prefix_of(tokenizer)
     out = []
     for document in documents:
         encoded = tokenizer(
@@ -117,29 +120,43 @@ def tokenize(documents: Sequence[Document], tokenizer: Any, kinds: Sequence[str]
             kind_ids.append(int(kind_of_character[start : max(end, start + 1)].max()))
             n_bytes.append(int(max(byte_at[end] - byte_at[max(start, done)], 0)))
             done = max(done, end)
-        out.append(TokenizedDocument(document.document_id, encoded["input_ids"], kind_ids, n_bytes, document.language))
+        out.append(
+            TokenizedDocument(
+                document.document_id, encoded["input_ids"], kind_ids, n_bytes, document.language, prefix_ids
+            )
+        )
     return out
+
+
+def prefix_of(tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that stand in front of every sequence; without its own some models (Gemma) know no language."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    return tuple(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else ()
 
 
 def cut(documents: Sequence[TokenizedDocument], block_tokens: int, pad_id: int, kinds: Sequence[str]) -> Blocks:
     """Cut documents into consecutive blocks; a last piece shorter than an eighth of a block is left out.
+
+    Every block begins with the tokenizer's prefix, which is no text: it completes no bytes and is not critical.
 
     Raises:
         DataError: No document is long enough for a single block.
     """
     rows: list[tuple[list[int], list[int], list[int], int, str]] = []
     for document in documents:
-        for start in range(0, len(document.ids), block_tokens):
-            ids = document.ids[start : start + block_tokens]
+        prefix, none = list(document.prefix_ids), [0] * len(document.prefix_ids)
+        room = block_tokens - len(prefix)
+        for start in range(0, len(document.ids), room):
+            ids = document.ids[start : start + room]
             if len(ids) < max(block_tokens // 8, 2):
                 continue
-            fill = block_tokens - len(ids)
+            fill = room - len(ids)
             rows.append(
                 (
-                    ids + [pad_id] * fill,
-                    document.kind_ids[start : start + block_tokens] + [0] * fill,
-                    document.n_bytes[start : start + block_tokens] + [0] * fill,
-                    len(ids),
+                    prefix + ids + [pad_id] * fill,
+                    none + document.kind_ids[start : start + room] + [0] * fill,
+                    none + document.n_bytes[start : start + room] + [0] * fill,
+                    len(prefix) + len(ids),
                     document.document_id,
                 )
             )

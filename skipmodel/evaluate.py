@@ -214,15 +214,14 @@ class _Packed:
 
 def _pack(item: Item, tokenizer: Any, kinds: Sequence[str]) -> _Packed:
     parts = tokenize([item.question, *item.choices], tokenizer, kinds)
-    ids: list[int] = []
-    segment: list[int] = []
-    position: list[int] = []
-    kind: list[int] = []
-    n_question = len(parts[0].ids)
+    ids = list(parts[0].prefix_ids)
+    segment, position, kind = [0] * len(ids), list(range(len(ids))), [0] * len(ids)
+    n_question = len(ids) + len(parts[0].ids)
     for number, part in enumerate(parts):
         ids += part.ids
         segment += [number] * len(part.ids)
-        position += range(0 if number == 0 else n_question, (0 if number == 0 else n_question) + len(part.ids))
+        first = len(ids) - len(part.ids) if number == 0 else n_question
+        position += range(first, first + len(part.ids))
         kind += part.kind_ids
     return _Packed(ids, segment, position, kind, [max(1, len(c.text.encode())) for c in item.choices])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from skipmodel.config import SkipConfig
@@ -89,3 +90,12 @@ def save_base_folder(
     model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **options))
     model.save_pretrained(folder)
     return folder
+
+
+def with_prefix(tokenizer: Any) -> Any:
+    """Let a copy of a tokenizer put its begin-of-sequence token in front of every sequence, as Gemma's does."""
+    prefixed = copy.deepcopy(tokenizer)
+    prefixed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", prefixed.bos_token_id)]
+    )
+    return prefixed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flows.poc import N_STAGES
 from flows.tracking import STAGE_TAG
 from reports.render import render
 from reports.result import validate
+from skipmodel.guards import ServingGuards
 from tests.e2e.conftest import ROOT, Finished, TinyPoc, read_result, run_here, snapshot
 from tests.unit.reports import test_render
 
@@ -61,6 +63,25 @@ def test_a_chosen_threshold_is_confirmed_once(finished: Finished) -> None:
     assert result["confirmation"]["n_items"] == 8
     assert {row["name"] for row in result["controls"]} >= {"skiplayer", "random_mask", "static_drop", "base_untuned"}
     assert result["confirmation"]["n_tokens"] == result["data"]["scored_tokens"]["test"]
+
+
+def test_guards_have_their_costs_measured_and_a_band_to_serve_with(finished: Finished) -> None:
+    """Lifting all guards at the chosen threshold skips more; the band and the terms lie beside, out of MLflow."""
+    (folder,) = (finished.runs / "store").glob("insight-*[0-9a-f]")
+    measured = json.loads((folder / "guard_costs.json").read_text("utf-8"))
+    by_guard = {row["lifted"]: row for row in measured["rows"]}
+    guards = ServingGuards.load(folder)
+    client, runs = mlflow_runs(finished.runs)
+    insight = next(run for run in runs if run.info.run_name == "insight")
+    logged = {file.path for file in client.list_artifacts(insight.info.run_id)}
+
+    assert by_guard["none lifted"]["skip_rate"] > 0
+    assert by_guard["all lifted"]["skip_rate_cost"] > 0
+    assert guards.sequences
+    assert guards.band is not None
+    assert [guards.band.low, guards.band.high] == [measured["band"]["low"], measured["band"]["high"]]
+    assert "guard_costs.json" in logged
+    assert "guards.json" not in logged
 
 
 def test_threshold_zero_is_the_dense_model(finished: Finished) -> None:

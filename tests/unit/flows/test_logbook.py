@@ -65,7 +65,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
         _stage(runs / "store", "skip-tune", log_dot_json={"rows": [], "n_tokens": 0}),
         _stage(runs / "store", "sweep"),
         _stage(runs / "store", "insight", importance_dot_json={"correlations": {"score_damage": 0.6, "none": None}},
-               who_skips_dot_json={"by_class": [{"axis": "kind", "name": "number", "skip_rate": 0.125}]}),
+               who_skips_dot_json={"by_class": [{"axis": "kind", "name": "number", "skip_rate": 0.125}]},
+               guard_costs_dot_json={"rows": [{"lifted": "critical: code", "skip_rate_cost": 0.02}],
+                                     "band": {"low": 0.0, "high": 0.3, "window_tokens": 32, "share_outside": 0.25}}),
         _stage(runs / "store", "measure", cell__00_dot_json=CELL),
     ):  # fmt: skip
         bench.stages[stage.name] = stage
@@ -131,12 +133,14 @@ def test_every_split_is_a_data_set(bench: Workbench, runs: dict[str, Run]) -> No
 
 
 def test_importance_and_skip_rates_by_class_are_numbers_and_files(client: MlflowClient, runs: dict[str, Run]) -> None:
-    """The insight stage logs rank correlations and rates per class, and its files; an undefined one is left out."""
+    """The insight stage logs rank correlations, rates per class, costs of guards; an undefined one is left out."""
     run = runs["insight"]
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
 
     assert run.data.metrics["correlation_score_damage"] == pytest.approx(0.6)
     assert run.data.metrics["skip_rate_kind_number"] == pytest.approx(0.125)
+    assert run.data.metrics["guard_cost_critical_code"] == pytest.approx(0.02)
+    assert run.data.metrics["fallback_share"] == pytest.approx(0.25)
     assert "correlation_none" not in run.data.metrics
     assert "importance.json" in names
 

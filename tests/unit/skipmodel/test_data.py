@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from skipmodel.data import Blocks, Document, Span, cut, sample, tokenize
+from skipmodel.data import Blocks, Document, Span, cut, prefix_of, sample, tokenize
 from skipmodel.errors import DataError
-from tests.tiny import save_base_folder
+from tests.tiny import save_base_folder, with_prefix
 
 KINDS = ("other", "glossary", "number")
 TEXTS = ["KeepAlive は接続を維持します。値は 15 秒です。" * 6, "The server keeps a connection for 15 seconds. " * 8]
@@ -52,6 +52,21 @@ def test_blocks_cover_documents_and_never_mix_them(tokenizer: Any) -> None:
 
     assert joined == [t for d, n in zip(documents, kept, strict=True) for t in d.ids[:n]]
     assert int(blocks.real_NT.sum()) == sum(kept)
+
+
+def test_every_block_begins_with_the_prefix_of_the_tokenizer(tokenizer: Any) -> None:
+    """A begin-of-sequence token stands in front of each block; text, spans and bytes are those without it."""
+    document = Document("a", TEXTS[0], (Span(0, 20, "glossary"),))
+    plain = cut(tokenize([document], tokenizer, KINDS), 31, 0, KINDS)
+    blocks = cut(tokenize([document], with_prefix(tokenizer), KINDS), 32, 0, KINDS)
+
+    assert prefix_of(tokenizer) == ()
+    assert blocks.ids_NT[:, 0].tolist() == [tokenizer.bos_token_id] * len(blocks)
+    assert torch.equal(blocks.ids_NT[:, 1:], plain.ids_NT)
+    assert torch.equal(blocks.n_real_N, plain.n_real_N + 1)
+    for with_it, without in ((blocks.kind_NT, plain.kind_NT), (blocks.bytes_NT, plain.bytes_NT)):
+        assert torch.equal(with_it[:, 1:], without)
+        assert int(with_it[:, 0].abs().sum()) == 0
 
 
 def test_a_corpus_shorter_than_a_block_is_refused(tokenizer: Any) -> None:

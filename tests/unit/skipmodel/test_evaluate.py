@@ -24,7 +24,7 @@ from skipmodel.evaluate import (
 )
 from skipmodel.model import SkipLayerForCausalLM
 from skipmodel.work import Work
-from tests.tiny import VOCAB, make_skip, save_base_folder
+from tests.tiny import VOCAB, make_skip, save_base_folder, with_prefix
 
 KINDS = ("other", "glossary", "number")
 WORDS = ("KeepAlive", "Timeout", "接続", "応答", "server", "port", "15", "設定", "module", "value")
@@ -79,22 +79,25 @@ def _alone(model: SkipLayerForCausalLM, tokenizer: Any, item: Item, threshold_lo
     scores = []
     for choice in item.choices:
         question, answer = tokenize([item.question, choice], tokenizer, KINDS)
-        ids = torch.tensor([question.ids + answer.ids])
-        critical = torch.tensor([[kind > 0 for kind in question.kind_ids + answer.kind_ids]])
+        prefix = list(question.prefix_ids)
+        ids = torch.tensor([prefix + question.ids + answer.ids])
+        critical = torch.tensor([[kind > 0 for kind in [0] * len(prefix) + question.kind_ids + answer.kind_ids]])
         with torch.no_grad(), model.routing(mode):
             logits = model(ids, force_execute=critical if force else None).logits[0]
-        first = len(question.ids)
+        first = len(prefix) + len(question.ids)
         log_prob = logits[first - 1 : -1].log_softmax(-1).gather(1, ids[0, first:, None]).sum()
         scores.append(float(log_prob) / len(choice.text.encode()))
     return max(range(4), key=scores.__getitem__)
 
 
+@pytest.mark.parametrize("prefixed", [False, True])
 @pytest.mark.parametrize("threshold_logit", [None, 0.0])
 def test_packed_choices_are_scored_as_if_alone(
-    scorer: tuple[SkipLayerForCausalLM, Any], threshold_logit: float | None
+    scorer: tuple[SkipLayerForCausalLM, Any], threshold_logit: float | None, prefixed: bool
 ) -> None:
     """Four choices behind one question get the answer that four separate sequences get, dense and skipping."""
     model, tokenizer = scorer
+    tokenizer = with_prefix(tokenizer) if prefixed else tokenizer
     engine, items = Engine(model), _items()
     routing = None if threshold_logit is None else engine.routing(threshold_logit)
     chosen = score_items(
