@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help env poc test check ui bench schema clean FORCE
+.PHONY: help env poc test check ui bench bench-ingest schema clean FORCE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +30,7 @@ $(STAMP): FORCE
 endif
 
 help: ## Print this list
-	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## Create .venv with the pinned packages and the sample's base model
 
@@ -50,7 +50,7 @@ check: $(STAMP) ## Format, lint, types, import contract, spelling, file sizes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell -L theis flows/*.py kpis reports skipmodel tests README.md Makefile .ci
+	$(BIN)/codespell -L theis,nd,dentified flows/*.py flows/corpus kpis reports skipmodel tests README.md Makefile .ci
 	$(BIN)/python -m pytest -q -p no:randomly tests/contract/test_files.py
 
 ui: $(STAMP) ## Open MLflow and Prefect on loopback; Ctrl-C stops both
@@ -58,6 +58,9 @@ ui: $(STAMP) ## Open MLflow and Prefect on loopback; Ctrl-C stops both
 
 bench: $(STAMP) ## Time the stages; the JSON goes to tests/benchmarks/history
 	exec $(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-ingest: $(STAMP) ## Speed and memory of the ingest on 10, 100 and 1,000 MB of text
+	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.ingest $(ARGS)
 
 schema: $(STAMP) ## Write flows/settings.schema.json again
 	exec $(BIN)/skip-poc schema

@@ -1,4 +1,4 @@
-"""Command line `skip-poc`: run, init, check, compare, report, schema, ui.
+"""Command line `skip-poc`: run, init, check, terms, questions, compare, report, schema, ui.
 
 Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
 means a defect.
@@ -11,7 +11,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import runtime
 from flows.errors import EXIT_CODE, PocError
@@ -21,6 +21,9 @@ from flows.store import read_json
 from kpis.errors import KpiError
 from reports.errors import ReportError
 from skipmodel.errors import SkipModelError
+
+if TYPE_CHECKING:
+    from flows.workbench import Workbench
 
 PROFILES = ("auto", "quick", "standard", "full")
 EXIT_INTERRUPTED = 130
@@ -74,18 +77,46 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from flows.check import check_inputs
+    from flows.check import examine
+    from flows.check_text import describe
 
     settings = load_settings(arguments.config, arguments.profile)
-    inputs = check_inputs(settings, arguments.config)
-    _say(
-        f"{arguments.config}: settings and inputs are usable\n"
-        f"  corpus: {inputs.n_documents} documents, {inputs.n_rejected} files left out\n"
-        f"  glossary: {inputs.n_terms} terms, questions: {inputs.n_questions}\n"
-        f"  base model: {settings.model.base.source}, profile: {settings.profile}\n"
-        f"  plan: {plan_sha256(settings)}"
-    )
+    with Progress(quiet=arguments.quiet).stage("read documents") as hook:
+        found = examine(settings, arguments.config, lambda done: hook(done.n_bytes, done.of_bytes, done.text()))
+    headline = f"{len(found.problems)} problems, see below" if found.problems else "settings and inputs are usable"
+    lines = [*describe(found, settings), f"plan: {plan_sha256(settings)}"]
+    _say("\n  ".join([f"{arguments.config}: {headline}", *lines]))
+    for warning in found.warnings:
+        _tell(f"warning: {warning}")
+    for problem in found.problems:
+        _tell(f"error: {problem}")
+    return EXIT_CODE if found.problems else 0
+
+
+def _terms(arguments: argparse.Namespace) -> int:
+    from flows.terms_command import write_term_draft
+
+    bench = _bench(arguments)
+    _say(write_term_draft(bench, arguments.out, arguments.n, arguments.background or bench.background))
     return 0
+
+
+def _questions(arguments: argparse.Namespace) -> int:
+    from flows.terms_command import write_question_draft
+
+    _say(write_question_draft(_bench(arguments), arguments.out, arguments.n))
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> Workbench:
+    from flows.check import check_inputs
+    from flows.store import Store
+    from flows.workbench import Workbench
+
+    settings = load_settings(arguments.config, arguments.profile)
+    check_inputs(settings, arguments.config)
+    store = Store(arguments.runs_dir / "store")
+    return Workbench(settings, arguments.config, store, Progress(quiet=arguments.quiet))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -164,7 +195,21 @@ def _parser() -> argparse.ArgumentParser:
     init = add("init", _init, "make a folder to start from: the sample PoC, complete and runnable")
     init.add_argument("folder", type=Path, help="a new or empty folder")
 
-    add_config(add("check", _check, "validate settings and inputs without running"))
+    check = add("check", _check, "a dry run: what would be read, what is wrong, what the run would take")
+    add_config(check)
+    check.add_argument("--quiet", action="store_true", help="no progress lines")
+
+    terms = add("terms", _terms, "propose critical terms of the documents, as a glossary for a domain expert to edit")
+    terms.add_argument("--out", type=Path, required=True, help="CSV file to write; it must not be there yet")
+    terms.add_argument("--n", type=int, default=300, help="proposals per language; default: 300")
+    terms.add_argument("--background", help="general text to contrast with; default: corpus.background")
+    questions = add("questions", _questions, "make question items from held-out documents, for whoever has none")
+    questions.add_argument("--out", type=Path, required=True, help="JSON Lines file to write; not there yet")
+    questions.add_argument("--n", type=int, help="facts for the test; default: what the registered margin takes")
+    for draft in (terms, questions):
+        add_config(draft)
+        add_runs_dir(draft)
+        draft.add_argument("--quiet", action="store_true", help="no progress lines")
 
     compare = add(
         "compare", _compare, "train and judge every honest control beside the SkipLayer model, on validation text"

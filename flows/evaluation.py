@@ -19,7 +19,7 @@ from flows.workbench import KINDS, Workbench
 SCORE_CODE = [
     *MODEL_CODE, "skipmodel/engine", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
     "skipmodel/guards.py",
-    "flows/evaluation.py", "flows/questions.py", "flows/terms.py",
+    "flows/evaluation.py", "flows/questions.py", "flows/scan.py", "flows/terms.py",
 ]  # fmt: skip
 NOISE_FLOOR_ITEMS = 32
 

@@ -1,314 +1,120 @@
-"""From a folder of in-house text to documents with a split, critical spans, and a manifest with hashes.
+"""From a folder of in-house documents to texts with a split, critical spans, and a manifest with hashes.
 
-    folder -> read (+ quarantine) -> normalise -> language -> clusters -> split by cluster -> spans -> two files
+    folder -> read (+ quarantine) -> clean -> mask -> clusters -> split by cluster -> spans -> two files
 
-A cluster holds everything that says the same: exact copies, near-duplicates (Jaccard similarity of character
-shingles >= 0.8) and the Japanese and English version of one page. A split never cuts a cluster, so held-out text has
-no near-duplicate in training. Nothing is dropped silently: a file that is not used is in the quarantine list.
+A cluster holds everything that says the same: exact copies, near-duplicates and the Japanese and English version of
+one page. A split never cuts a cluster, so held-out text has no near-duplicate in training. Nothing is dropped
+silently: every file is a document or in the quarantine list. Personal and secret data is masked before anything is
+written. How each step is done is in `flows/corpus/`.
 """
 
+import contextlib
 import hashlib
-import json
-import os
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
 
-import numpy as np
-import numpy.typing as npt
-
+from flows.corpus.background import background_texts, check_background
+from flows.corpus.clean import CleanConfig, language_of
+from flows.corpus.limits import Limits
+from flows.corpus.manifest import check_readable, corpus_sha256, reasons_text, totals, write_manifest
+from flows.corpus.manifest import writing_atomically as writing
+from flows.corpus.parts import Parts, locked
+from flows.corpus.pipeline import (
+    Corpus,
+    Report,
+    boilerplate_lines,
+    clusters_of,
+    overlaps,
+    read_folder,
+    write_documents,
+)
+from flows.corpus.split import SplitRow, split_clusters
+from flows.corpus.tasks import Placed, Reading, Writing, Written, written
+from flows.corpus.types import Rejected
 from flows.errors import PocError
-from flows.terms import KINDS, TermMatcher, find_spans, load_glossary
+from flows.store import Json, sha256_code, sha256_json
+from flows.terms import KINDS, Term, TermMatcher, load_glossary
 
-__all__ = ["Document", "Rejected", "clusters_of", "ingest", "language_of", "normalise", "read_corpus", "split_clusters"]
+__all__ = ["ingest", "load_names", "read"]
 
-SCHEMA_VERSION = 1
-SUFFIXES = (".txt", ".md")
-SPLITS = ("train", "validation", "test")
-JAPANESE_SHARE = 0.2
-"""From this share of kana and kanji among the letters on, a document is Japanese."""
-NEAR_DUPLICATE = 0.8
-"""Jaccard similarity from which two documents count as one."""
-SHINGLE = 8
-"""Length of a shingle. [characters]"""
-N_PERMUTATIONS = 64
-BAND = 4
-"""MinHash values per band: 16 bands of 4 find a pair at Jaccard 0.8 with probability 0.9998."""
-
-NEIGHBOURS = 8
-"""How many earlier members of a MinHash band a document is compared with."""
-
-_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff々]")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
-_LANGUAGE_MARK = re.compile(r"[._-](?:ja|jp|en)$", re.IGNORECASE)
-_LANGUAGE_FOLDERS = {"ja", "jp", "en"}
-
-UInt64 = npt.NDArray[np.uint64]
+SCHEMA_VERSION = 2
+ROOM = "flows/corpus"
+BACKGROUND = "background"
+CLEAN = CleanConfig()
+LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text that is used. ``source`` is its path within the corpus folder and serves as its id."""
+def load_names(path: Path | None) -> tuple[str, ...]:
+    """Read the names of people that are masked: a UTF-8 text file, one name a line; None gives none.
 
-    source: str
-    sha256: str
-    n_bytes: int
-    language: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One file or folder that is not used: ``reason`` is a code, ``detail`` says more."""
-
-    source: str
-    reason: str
-    detail: str
-
-
-# --- reading ---------------------------------------------------------------------------------------------
-
-
-def normalise(text: str) -> str:
-    """Unicode NFC, line feeds, no white space at line ends, no byte order mark, one line feed at the end."""
-    text = unicodedata.normalize("NFC", text.removeprefix("\ufeff"))
-    lines = (line.rstrip() for line in re.split(r"\r\n|\r|\n", text))
-    return "\n".join(lines).strip("\n") + "\n"
-
-
-def language_of(text: str) -> str:
-    """Return ``ja`` when kana and kanji make up at least ``JAPANESE_SHARE`` of the letters, otherwise ``en``."""
-    n_letters = sum(character.isalpha() for character in text)
-    return "ja" if len(_JAPANESE.findall(text)) >= max(JAPANESE_SHARE * n_letters, 1) else "en"
-
-
-def _walk(folder: Path, rejected: list[Rejected]) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        source = Path(error.filename).relative_to(folder).as_posix()
-        rejected.append(Rejected(source, "unreadable", error.strerror or type(error).__name__))
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(files):
-            yield Path(parent) / name
-
-
-def _read(path: Path, source: str, min_characters: int) -> Document | Rejected:
-    if path.is_symlink():
-        return Rejected(source, "symbolic_link", "only regular files are read")
-    if path.suffix.lower() not in SUFFIXES:
-        return Rejected(source, "unsupported_type", f"expected {' or '.join(SUFFIXES)}, got {path.suffix or 'none'}")
+    Raises:
+        PocError: The file cannot be read.
+    """
+    if path is None:
+        return ()
     try:
-        raw = path.read_bytes()
-        text = normalise(raw.decode("utf-8"))
-    except OSError as error:
-        return Rejected(source, "unreadable", error.strerror or type(error).__name__)
-    except UnicodeDecodeError as error:
-        return Rejected(source, "not_utf8", f"byte {error.start} is not valid UTF-8")
-    fault = _fault(text, min_characters)
-    if fault is not None:
-        return Rejected(source, *fault)
-    return Document(source, hashlib.sha256(raw).hexdigest(), len(raw), language_of(text), text)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise PocError(
+            f"the file of names cannot be read: {reason}", where=str(path), todo="give a UTF-8 text file, a name a line"
+        ) from error
+    return tuple(sorted({line.strip() for line in lines} - {""}))
 
 
-def _fault(text: str, min_characters: int) -> tuple[str, str] | None:
-    if not text.strip():
-        return "empty", "no text"
-    if _CONTROL.search(text):
-        return "not_text", "control characters"
-    if len(text) < min_characters:
-        return "too_short", f"expected at least {min_characters} characters, got {len(text)}"
-    return None
+def read(
+    corpus_dir: Path,
+    place: Path,
+    *,
+    min_characters: int,
+    clean: CleanConfig,
+    limits: Limits,
+    names: Sequence[str],
+    n_workers: int = 1,
+    report: Report = lambda _: None,
+    share: float = 1.0,
+) -> tuple[Corpus, Reading]:
+    """Read a folder into parts, where they are not there already.
 
-
-def read_corpus(folder: Path, min_characters: int = 1) -> tuple[list[Document], list[Rejected]]:
-    """Read every text file under a folder, in the order of their paths.
+    Args:
+        corpus_dir: The documents.
+        place: Folder for the parts; the caller holds its lock.
+        min_characters: Shorter texts go to quarantine.
+        clean: How the text is cleaned.
+        limits: Of file sizes, times and memory.
+        names: Names of people to mask.
+        n_workers: Processes.
+        report: Told how far the reading is.
+        share: Share of the files that are read, chosen by their names.
 
     Raises:
         PocError: The folder does not exist.
     """
-    if not folder.is_dir():
-        raise PocError("the corpus folder does not exist", where=str(folder), todo="give a folder with text files")
-    rejected: list[Rejected] = []
-    documents: list[Document] = []
-    for path in _walk(folder, rejected):
-        result = _read(path, path.relative_to(folder).as_posix(), min_characters)
-        if isinstance(result, Document):
-            documents.append(result)
-        else:
-            rejected.append(result)
-    return documents, rejected
-
-
-# --- clusters --------------------------------------------------------------------------------------------
-
-
-def _squeezed(text: str) -> str:
-    """Text for comparison: no white space, one width, one case."""
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text).casefold())
-
-
-def _shingles(text: str) -> UInt64:
-    """Sorted different hashes of all runs of ``SHINGLE`` characters."""
-    codes = np.frombuffer(_squeezed(text).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    width = min(SHINGLE, len(codes))
-    hashes = np.zeros(len(codes) - width + 1, dtype=np.uint64)
-    for offset in range(width):
-        # unsigned overflow is the modulus of the polynomial hash
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + len(hashes)]
-    return np.unique(hashes ^ (hashes >> np.uint64(29)))
-
-
-def _signature(shingles: UInt64, factors: UInt64, shifts: UInt64) -> UInt64:
-    """MinHash: the smallest value of every permutation, whose agreement estimates the Jaccard similarity."""
-    values = [((shingles * a + b) >> np.uint64(20)).min() for a, b in zip(factors, shifts, strict=True)]
-    return np.array(values, dtype=np.uint64)
-
-
-def _jaccard(a: UInt64, b: UInt64) -> float:
-    n_common = len(np.intersect1d(a, b, assume_unique=True))
-    return n_common / (len(a) + len(b) - n_common)
-
-
-def _candidates(documents: Sequence[Document]) -> list[tuple[int, int]]:
-    """Pairs that share a MinHash band: nearly all pairs at Jaccard >= ``NEAR_DUPLICATE``, and some others."""
-    random = np.random.default_rng(0)
-    factors = random.integers(0, 2**64, N_PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
-    shifts = random.integers(0, 2**64, N_PERMUTATIONS, dtype=np.uint64)
-    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    pairs: set[tuple[int, int]] = set()
-    for index, document in enumerate(documents):
-        signature = _signature(_shingles(document.text), factors, shifts)
-        for start in range(0, N_PERMUTATIONS, BAND):
-            bucket = buckets[start, signature[start : start + BAND].tobytes()]
-            # the first and the latest members only: thousands of like documents stay linear
-            pairs.update((other, index) for other in {*bucket[:1], *bucket[-NEIGHBOURS:]})
-            bucket.append(index)
-    return sorted(pairs)
-
-
-def _is_near_duplicate(a: Document, b: Document) -> bool:
-    return _jaccard(_shingles(a.text), _shingles(b.text)) >= NEAR_DUPLICATE
-
-
-def _page_key(source: str) -> str:
-    """Path without language folder and language mark: ``ja/a.txt``, ``en/a.md`` and ``a.en.txt`` are one page."""
-    path = PurePosixPath(source)
-    folders = [part for part in path.parts[:-1] if part.lower() not in _LANGUAGE_FOLDERS]
-    return "/".join([*folders, _LANGUAGE_MARK.sub("", path.stem)]).casefold()
-
-
-def clusters_of(documents: Sequence[Document]) -> list[str]:
-    """Cluster name of every document: the smallest source among the documents that say the same."""
-    parent = list(range(len(documents)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    def join(i: int, j: int) -> None:
-        low, high = sorted((root(i), root(j)), key=lambda k: documents[k].source)
-        parent[high] = low
-
-    first: dict[Hashable, int] = {}
-    for index, document in enumerate(documents):
-        text_hash = hashlib.sha256(_squeezed(document.text).encode()).hexdigest()
-        for key in (("text", text_hash), ("page", _page_key(document.source))):
-            join(index, first.setdefault(key, index))
-    for i, j in _candidates(documents):
-        if root(i) != root(j) and _is_near_duplicate(documents[i], documents[j]):
-            join(i, j)
-    return [documents[root(index)].source for index in range(len(documents))]
-
-
-# --- split -----------------------------------------------------------------------------------------------
-
-
-def split_clusters(
-    documents: Sequence[Document],
-    clusters: Sequence[str],
-    *,
-    validation_share: float,
-    test_share: float,
-    seed: int,
-) -> dict[str, str]:
-    """Split name of every cluster; shares are shares of the characters.
-
-    Within each set of languages the clusters are taken in the order of their seeded hash, first for the test, then
-    for the validation; one that would overfill the share stays in training. So every language is held out in its
-    share, and one huge document does not swallow a held-out split.
-
-    Raises:
-        PocError: There are too few clusters for the splits that were asked for.
-    """
-    size: Counter[str] = Counter()
-    languages: dict[str, set[str]] = defaultdict(set)
-    for document, cluster in zip(documents, clusters, strict=True):
-        size[cluster] += len(document.text)
-        languages[cluster].add(document.language)
-    order = sorted(size, key=lambda cluster: hashlib.sha256(f"{seed}\x1f{cluster}".encode()).digest())
-    shares = {name: share for name, share in (("test", test_share), ("validation", validation_share)) if share > 0}
-    if len(order) < len(shares) + 1:
-        raise PocError(
-            f"expected at least {len(shares) + 1} different documents to split, got {len(order)}",
-            where="corpus",
-            todo="add documents, or set the held-out shares to 0; copies and translations count once",
-        )
-    split: dict[str, str] = {}
-    for stratum in sorted({tuple(sorted(languages[cluster])) for cluster in order}):
-        members = [cluster for cluster in order if tuple(sorted(languages[cluster])) == stratum]
-        total = sum(size[cluster] for cluster in members)
-        for name, share in shares.items():
-            room = share * total
-            for cluster in members:
-                if cluster not in split and size[cluster] <= room:
-                    split[cluster] = name
-                    room -= size[cluster]
-    for name in shares:
-        if name not in split.values():
-            # a small corpus: the smallest cluster of a split that has another, training first, so that none is empty
-            now = {cluster: split.get(cluster, "train") for cluster in order}
-            spare = [cluster for cluster in order if list(now.values()).count(now[cluster]) > 1]
-            split[min(spare, key=lambda cluster: (now[cluster] != "train", size[cluster], cluster))] = name
-    return {cluster: split.get(cluster, "train") for cluster in order}
-
-
-# --- output ----------------------------------------------------------------------------------------------
-
-
-def _write_atomically(path: Path, lines: Iterable[str]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _totals(rows: Sequence[Mapping[str, Any]], rejected: Sequence[Rejected]) -> dict[str, Any]:
-    n_characters = {name: sum(row["characters"] for row in rows if row["split"] == name) for name in SPLITS}
-    by_language: Counter[str] = Counter()
-    for row in rows:
-        by_language[row["language"]] += row["characters"]
-    total = sum(n_characters.values())
-    return {
-        "n_documents": {name: sum(row["split"] == name for row in rows) for name in SPLITS},
-        "n_characters": n_characters,
-        "n_bytes": sum(row["bytes"] for row in rows),
-        "n_clusters": len({row["cluster"] for row in rows}),
-        "n_quarantined": len(rejected),
-        "languages": {language: by_language[language] / total for language in ("ja", "en")},
-        "n_spans": {
-            name: {kind: sum(row["n_spans"][kind] for row in rows if row["split"] == name) for kind in KINDS}
-            for name in SPLITS
-        },
+    if not corpus_dir.is_dir():
+        raise PocError("the corpus folder does not exist", where=str(corpus_dir), todo="give a folder with documents")
+    decides: Json = {
+        "clean": asdict(clean),
+        "limits": asdict(limits),
+        "names": list(names),
+        "code": sha256_code((ROOM,)),
     }
+    reading = Reading(Parts(place, sha256_json(decides)[:16]), limits, clean, tuple(names))
+    return read_folder(corpus_dir, reading, min_characters, n_workers, report, share), reading
+
+
+@contextlib.contextmanager
+def _place_of(corpus_dir: Path, cache: Path | None) -> Iterator[Path]:
+    if cache is None:
+        with tempfile.TemporaryDirectory(prefix="skip-poc-parts-") as folder:
+            yield Path(folder)
+        return
+    place = cache / hashlib.sha256(str(corpus_dir.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    with locked(place):
+        yield place
 
 
 def ingest(
@@ -320,16 +126,45 @@ def ingest(
     test_share: float,
     seed: int,
     min_characters: int,
+    clean: CleanConfig = CLEAN,
+    limits: Limits = LIMITS,
+    names: Sequence[str] = (),
+    max_unreadable_share: float = 0.2,
+    boilerplate_share: float | None = None,
+    background: str | None = None,
+    background_share: float = 0.15,
+    cache: Path | None = None,
+    n_workers: int = 1,
+    report: Report = lambda _: None,
 ) -> dict[str, Any]:
-    """Read a corpus, split it, mark its critical spans; write ``documents.jsonl`` and ``manifest.json``.
+    """Read a corpus folder and write ``documents.jsonl`` and ``manifest.json``.
 
-    Each line of ``documents.jsonl`` has ``document_id``, ``language``, ``split``, ``cluster``, ``text`` and ``spans``
-    (``start``, ``end`` [characters of ``text``], ``kind``, ``term``). The manifest is also returned; it has per file
-    ``source``, ``sha256`` (of the bytes on disk), ``bytes``, ``characters``, ``language``, ``split``, ``cluster`` and
-    the number of spans, then the quarantine list, the totals and one hash over the corpus.
+    A line of ``documents.jsonl`` is a document: id, language, split, cluster, text and critical spans. The manifest
+    holds a row per document, the quarantine, totals, and hashes of everything that decided the result. The same
+    input gives the same bytes.
+
+    Args:
+        corpus_dir: The documents, in any subfolders.
+        glossary: Glossary CSV, or None.
+        out_dir: Where the two files go; made when there is something to write.
+        validation_share: Share of the characters on which thresholds are chosen.
+        test_share: Share of the characters that only the confirmation sees.
+        seed: Decides which clusters are held out, and which background text is taken.
+        min_characters: Shorter documents go to quarantine.
+        clean: How the text is cleaned.
+        limits: Of file sizes, times and memory.
+        names: Names of people to mask.
+        max_unreadable_share: Share of the texts that may be unreadable.
+        boilerplate_share: Lines that at least this share of the documents have are left out; None keeps all lines.
+        background: General text to mix into training, see `flows/corpus/background.py`; None for none.
+        background_share: Share of it among the training characters of each language.
+        cache: Folder for what was read, so that a second run reads only new and changed files; None keeps nothing.
+        n_workers: Processes.
+        report: Told how far it is.
 
     Raises:
-        PocError: The corpus has no usable text, too few documents, or the glossary or a share is wrong.
+        PocError: The corpus has no usable text, too few documents, too many that cannot be read, or the glossary or
+            a share is wrong.
     """
     if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
         raise PocError(
@@ -337,41 +172,38 @@ def ingest(
             where="corpus.validation_share, corpus.test_share",
             todo="lower the held-out shares so that text to train on is left",
         )
-    terms = [] if glossary is None else load_glossary(glossary)
-    documents, rejected = read_corpus(corpus_dir, min_characters)
-    if not documents:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(r.reason for r in rejected).items()))
-        raise PocError(
-            f"expected text files ({', '.join(SUFFIXES)}), got no usable one ({reasons or 'the folder is empty'})",
-            where=str(corpus_dir),
-            todo="put UTF-8 text files into the corpus folder, or lower min_characters",
-        )
-    clusters = clusters_of(documents)
-    split = split_clusters(documents, clusters, validation_share=validation_share, test_share=test_share, seed=seed)
-    matcher = TermMatcher.from_glossary(terms)
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for document, cluster in zip(documents, clusters, strict=True):
-        spans = find_spans(document.text, matcher)
-        n_spans = Counter(span.kind for span in spans)
-        shared = {"language": document.language, "split": split[cluster], "cluster": cluster}
-        record = {
-            "document_id": document.source,
-            **shared,
-            "text": document.text,
-            "spans": [asdict(span) for span in spans],
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        rows.append(
-            {
-                "source": document.source,
-                "sha256": document.sha256,
-                "bytes": document.n_bytes,
-                "characters": len(document.text),
-                **shared,
-                "n_spans": {kind: n_spans[kind] for kind in KINDS},
-            }
-        )
+    if background is not None:
+        check_background(background)
+    terms = () if glossary is None else tuple(load_glossary(glossary))
+    with _place_of(corpus_dir, cache) as place:
+        corpus, reading = read(
+            corpus_dir, place, min_characters=min_characters, clean=clean, limits=limits, names=names,
+            n_workers=n_workers, report=report,
+        )  # fmt: skip
+        _check_usable(corpus, max_unreadable_share, corpus_dir)
+        clusters = clusters_of(corpus.rows)
+        split = split_clusters(
+            [SplitRow(row.source, row.n_characters, row.language) for row in corpus.rows], clusters,
+            validation_share=validation_share, test_share=test_share, seed=seed,
+        )  # fmt: skip
+        placed = [
+            Placed(row.source, row.language, split[cluster], cluster)
+            for row, cluster in zip(corpus.rows, clusters, strict=True)
+        ]
+        boilerplate = set() if boilerplate_share is None else boilerplate_lines(corpus, reading, boilerplate_share)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with writing(out_dir / "documents.jsonl") as file:
+            lines = write_documents(
+                corpus, placed, Writing(reading.parts, terms, boilerplate, min_characters), n_workers, report
+            )
+            rows, dropped = _write(file, corpus, lines)
+            _check_split(rows, {"test": test_share, "validation": validation_share}, corpus_dir)
+            mixed_in = _write_background(file, background, background_share, rows, terms, seed)
+        reading.parts.forget_all_but({read.part for read in corpus.reads})
+    overlap, contamination = overlaps(out_dir / "documents.jsonl")
+    for row in rows:
+        row["overlap"] = overlap.get(row["source"])
+    rejected = sorted([*corpus.rejected, *dropped], key=lambda entry: entry.source)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "settings": {
@@ -379,15 +211,95 @@ def ingest(
             "test_share": test_share,
             "seed": seed,
             "min_characters": min_characters,
+            "clean": asdict(clean),
+            "limits": asdict(limits),
+            "n_names": len(names),
+            "max_unreadable_share": max_unreadable_share,
+            "boilerplate_share": boilerplate_share,
+            "background_share": 0.0 if background is None else background_share,
         },
-        "corpus_sha256": hashlib.sha256("".join(f"{r['source']}\0{r['sha256']}\n" for r in rows).encode()).hexdigest(),
+        "corpus_sha256": corpus_sha256(rows),
         "glossary_sha256": None if glossary is None else hashlib.sha256(glossary.read_bytes()).hexdigest(),
         "n_glossary_terms": len(terms),
         "files": rows,
         "quarantine": [asdict(entry) for entry in rejected],
-        "totals": _totals(rows, rejected),
+        "totals": totals(rows, rejected, KINDS) | {"n_boilerplate_lines": len(boilerplate)},
+        "background": mixed_in,
+        "contamination": contamination,
     }
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _write_atomically(out_dir / "documents.jsonl", lines)
-    _write_atomically(out_dir / "manifest.json", [json.dumps(manifest, ensure_ascii=False, indent=1), "\n"])
+    write_manifest(out_dir / "manifest.json", manifest)
     return manifest
+
+
+def _check_usable(corpus: Corpus, max_unreadable_share: float, corpus_dir: Path) -> None:
+    check_readable(len(corpus.rows), corpus.rejected, max_unreadable_share, str(corpus_dir))
+    if not corpus.rows:
+        raise PocError(
+            f"expected documents, got no usable one ({reasons_text(corpus.rejected) or 'the folder is empty'})",
+            where=str(corpus_dir),
+            todo="put documents into the corpus folder, or lower corpus.min_characters",
+        )
+
+
+def _check_split(rows: Sequence[Mapping[str, Any]], shares: Mapping[str, float], corpus_dir: Path) -> None:
+    empty = {"train", *(name for name, share in shares.items() if share > 0)} - {row["split"] for row in rows}
+    if empty:
+        raise PocError(
+            f"no document is left for {', '.join(sorted(empty))} after lines that many documents share were dropped",
+            where=str(corpus_dir),
+            todo="add documents, or raise corpus.boilerplate_share",
+        )
+
+
+def _write(
+    file: TextIO, corpus: Corpus, lines: Iterator[tuple[Placed, Written | None]]
+) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    """Write the documents; return their manifest rows, and what was left out while writing."""
+    sha256 = [read.sha256 for read in corpus.reads for row in read.rows if corpus.is_used(row)]
+    rows: list[dict[str, Any]] = []
+    dropped: list[Rejected] = []
+    for row, file_sha256, (place, document) in zip(corpus.rows, sha256, lines, strict=True):
+        if document is None:
+            dropped.append(Rejected(row.source, "reader_crashed", "the process that looked for terms ended"))
+            continue
+        if not document.line:
+            detail = f"got {document.n_characters} characters without the lines that many documents share"
+            dropped.append(Rejected(row.source, "too_short", detail))
+            continue
+        file.write(document.line)
+        rows.append(
+            {
+                "source": row.source,
+                "sha256": file_sha256,
+                "bytes": row.n_bytes,
+                "characters": document.n_characters,
+                "language": row.language,
+                "split": place.split,
+                "cluster": place.cluster,
+                "media_type": row.media_type,
+                "encoding": row.encoding,
+                "private": row.private,
+                "n_spans": {kind: document.n_spans.get(kind, 0) for kind in KINDS},
+            }
+        )
+    return rows, dropped
+
+
+def _write_background(
+    file: TextIO, source: str | None, share: float, rows: Sequence[Mapping[str, Any]], terms: Sequence[Term], seed: int
+) -> dict[str, int]:
+    """Write general text in the languages of the training text; return how much was wanted and how much there was."""
+    if source is None:
+        return {"n_documents": 0, "n_characters": 0, "n_wanted": 0}
+    train = Counter[str]()
+    for row in rows:
+        train[row["language"]] += row["characters"] * (row["split"] == "train")
+    shares = {language: n / train.total() for language, n in train.items() if n}
+    n_wanted = round(train.total() * share / (1 - share))
+    matcher = TermMatcher.from_glossary(terms)
+    n_documents = n_characters = 0
+    for text in background_texts(n_wanted, seed, source, shares):
+        name = f"{BACKGROUND}/{text.source}"
+        file.write(written(text.text, Placed(name, language_of(text.text), "train", name), matcher).line)
+        n_documents, n_characters = n_documents + 1, n_characters + len(text.text)
+    return {"n_documents": n_documents, "n_characters": n_characters, "n_wanted": n_wanted}

@@ -9,10 +9,15 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from shutil import get_terminal_size
-from typing import TextIO
+from typing import Protocol, TextIO
 
-ProgressHook = Callable[[int, int], None]
-"""Called by compute functions as `hook(done, total)`; any unit, `done` never falls."""
+
+class ProgressHook(Protocol):
+    """Called by compute functions as `hook(done, total)`; any unit, `done` never falls."""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Tell how far it is; `text` is shown in place of `done/total`."""
+
 
 SECONDS_BETWEEN_LINES = 10.0
 """Pace of update lines where the stream is not a terminal. [s]"""
@@ -37,12 +42,12 @@ class StageProgress:
         self._started = started
         self._first: tuple[float, int] | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, text: str = "") -> None:
         """Tell how far the stage is; printing is paced, so it may be called as often as wanted."""
         now = self._owner.now()
         if self._first is None:
             self._first = (now, done)
-        self._owner._update(f"{self._label}: {done}/{total}, {self._times(now, done, total)}", now)
+        self._owner._update(f"{self._label}: {text or f'{done}/{total}'}, {self._times(now, done, total)}", now)
 
     def _times(self, now: float, done: int, total: int) -> str:
         elapsed = f"elapsed {clock(now - self._started)}"

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flows.corpus.clean import CleanConfig
+from flows.corpus.limits import Limits
 from flows.errors import PocError
 from flows.explain import explain
 from flows.store import Json, sha256_json
@@ -67,6 +69,21 @@ class CorpusSettings(Strict):
     """JSON lines of questions with known answers; null scores no answers, and the evidence stays short."""
     min_characters: Count = 200
     """Shorter documents go to quarantine. [characters]"""
+    max_unreadable_share: Share = 0.2
+    """Share of the texts that may be damaged, encrypted or otherwise unreadable; with more the run stops."""
+    boilerplate_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """A line that at least this share of the documents have, such as a footer, is left out; null keeps all lines."""
+    background: Text | None = None
+    """General text that is mixed into training against forgetting: `package:libreoffice-help` where that Debian package
+    is installed, or a folder of text files; null mixes in none."""
+    background_share: Annotated[float, Field(gt=0.0, le=0.5)] = 0.15
+    """Share of it among the training characters of each language."""
+    private_names: Text | None = None
+    """Text file of names of people, one a line, that are masked like other personal data; null masks no names."""
+    clean: CleanConfig = CleanConfig()
+    """How the text is cleaned."""
+    limits: Limits = Limits()
+    """What a single file may cost; one that costs more goes to quarantine."""
     validation_share: Share = 0.15
     """Share of the documents on which the threshold is chosen."""
     test_share: Share = 0.15
@@ -233,6 +250,12 @@ def base_source(settings: Settings, settings_path: Path) -> str:
     source = settings.model.base.source
     folder = resolve(settings_path, source)
     return source if source.startswith("package:") or not folder.is_dir() else str(folder)
+
+
+def background_source(settings: Settings, settings_path: Path) -> str | None:
+    """Return `corpus.background` with a folder made absolute."""
+    source = settings.corpus.background
+    return source if source is None or source.startswith("package:") else str(resolve(settings_path, source))
 
 
 def _choose_profile(registered: object, asked: str | None, path: Path) -> str:

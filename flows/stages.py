@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows import runtime
 from flows.progress import ProgressHook
 from flows.settings import base_source
 from flows.store import StageResult, read_json, write_json
@@ -35,16 +36,34 @@ def ingest(bench: Workbench) -> StageResult:
         "validation_share": corpus.validation_share,
         "test_share": corpus.test_share,
         "min_characters": corpus.min_characters,
+        "max_unreadable_share": corpus.max_unreadable_share,
+        "boilerplate_share": corpus.boilerplate_share,
+        "background_share": corpus.background_share,
         "seed": seed,
     }
 
-    def compute(folder: Path, _: ProgressHook) -> None:
+    def compute(folder: Path, hook: ProgressHook) -> None:
         from flows.ingest import ingest as read
+        from flows.ingest import load_names
 
-        read(bench.corpus_path, bench.glossary_path, folder, **options)  # type: ignore[arg-type]
+        read(
+            bench.corpus_path, bench.glossary_path, folder, **options,  # type: ignore[arg-type]
+            clean=corpus.clean, limits=corpus.limits, names=load_names(bench.names_path), background=bench.background,
+            cache=bench.store.root / ".parts", n_workers=runtime.usable_cores(),
+            report=lambda done: hook(*done.steps(), done.text()),
+        )  # fmt: skip
 
-    inputs = {"corpus": hashes["corpus"], "glossary": hashes["glossary"], **options}
-    return bench.do("ingest", "read documents", inputs, ["flows/ingest.py", "flows/terms.py"], compute)
+    inputs = {
+        "corpus": hashes["corpus"],
+        "glossary": hashes["glossary"],
+        "names": bench.names_hash(),
+        "background": [corpus.background, bench.background_hash()],
+        "clean": dataclasses.asdict(corpus.clean),
+        "limits": dataclasses.asdict(corpus.limits),
+        **options,
+    }
+    code = ["flows/corpus", *(f"flows/{name}.py" for name in ("ingest", "scan", "terms"))]
+    return bench.do("ingest", "read documents", inputs, code, compute)
 
 
 def base(bench: Workbench) -> StageResult:

@@ -59,7 +59,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """Return one hash over the names and bytes of all files below a folder.
+    """Return one hash over the names and bytes of all files below a folder. Links are not followed.
 
     Raises:
         PocError: There is no such folder.
@@ -67,8 +67,12 @@ def sha256_folder(folder: Path) -> str:
     if not folder.is_dir():
         raise PocError("the folder of documents is missing", where=str(folder),
                        todo="set corpus.folder in poc.yaml to the folder that holds the texts")  # fmt: skip
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and os.access(path, os.R_OK))
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
+    )
+    # a name in another encoding than UTF-8 is no text; its bytes are
+    names = (os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace") for path in files)
+    return sha256_json([[name, sha256_file(path)] for name, path in zip(names, files, strict=True)])
 
 
 @functools.cache

@@ -11,11 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.errors import PocError
+import numpy as np
 
-__all__ = ["COLUMNS", "KINDS", "Span", "Term", "TermMatcher", "find_spans", "load_glossary"]
+from flows.errors import PocError
+from flows.scan import Beginnings, Scan, matches
+
+__all__ = ["COLUMNS", "EXTRA_COLUMNS", "KINDS", "Span", "Term", "TermMatcher", "find_spans", "load_glossary"]
 
 COLUMNS = ("term", "language", "reading", "aliases", "weight", "must_not_skip", "note", "kind")
+EXTRA_COLUMNS = ("score", "count", "documents")
+"""Columns that a proposal has beside ``COLUMNS``; they inform the person who edits it and are not read back."""
 LANGUAGES = ("ja", "en", "any")
 TERM_KINDS = ("directive", "glossary")
 KINDS = (*TERM_KINDS, "code", "number", "negation")
@@ -24,9 +29,14 @@ KINDS = (*TERM_KINDS, "code", "number", "negation")
 MAX_WEIGHT = 100.0
 ASCII_WORD = "A-Za-z0-9_"
 MARK = rf"[{ASCII_WORD}]*(?:[a-z0-9][A-Z]|[A-Z]{{2}}[a-z]|[A-Za-z0-9]_[A-Za-z0-9])"
-ERROR_CODE = rf"[A-Z]{{1,4}}[0-9]{{3,6}}(?![{ASCII_WORD}])"
-CODE = re.compile(rf"(?<![{ASCII_WORD}])(?={MARK}|{ERROR_CODE})[A-Za-z_][{ASCII_WORD}]*")
-"""A word with an inner capital (KeepAlive, httpd2X), an inner underscore (mod_ssl), or an error code (AH00558)."""
+ERROR_CODE = rf"[A-Z]{{1,4}}[0-9]{{3,6}}(?![{ASCII_WORD}])|[A-Z]{{2,6}}[0-9]{{1,6}}(?![{ASCII_WORD}])"
+PART_CODE = rf"(?=[A-Z0-9-]{{0,40}}[0-9])[A-Z][A-Z0-9]{{0,20}}(?:-[A-Z0-9]{{1,20}}){{1,6}}(?![{ASCII_WORD}-])"
+CODE = re.compile(
+    rf"(?<![{ASCII_WORD}-]){PART_CODE}|(?<![{ASCII_WORD}])0x[0-9A-Fa-f]+(?![{ASCII_WORD}])"
+    rf"|(?<![{ASCII_WORD}])(?={MARK}|{ERROR_CODE})[A-Za-z_][{ASCII_WORD}]*"
+)
+"""A word with an inner capital (KeepAlive, httpd2X), an inner underscore (mod_ssl), an error code (AH00558, USR1,
+0x80070005) or a part code (ORA-00942, AB-1234-X, ISO-8859-1)."""
 
 UNITS = (
     "ミリ秒|マイクロ秒|秒|分|時間|日間|日|週間|か月|ヶ月|カ月|年|バイト|ビット|回|個|件|行|文字|円|万円|億円|％|パーセント|倍|台|人|ページ"
@@ -34,7 +44,13 @@ UNITS = (
     "|lines?|percent|times|KiB|MiB|GiB|KB|MB|GB|TB|kB|ms|sec|bit|MHz|GHz|%"
 )
 DIGITS = r"[0-9０-９]"
-NUMBER = rf"(?<![{ASCII_WORD}０-９]){DIGITS}+(?:[.,:．，]{DIGITS}+)*(?:[ -]?(?:{UNITS})(?![A-Za-z]))?"
+NUMBER = (
+    rf"(?<![{ASCII_WORD}０-９])(?<![A-Za-z]-){DIGITS}+(?:[.,:．，]{DIGITS}+)*(?:[ -]?(?:{UNITS})(?![A-Za-z]))?"
+    r"|(?<![第統同唯一二三四五六七八九十百千])(?!十分)(?<!もう)[一二三四五六七八九十百千]+"
+    r"(?:つ(?!目)|度|秒|分|時間|日間|週間|か月|ヶ月|年間|回|個|件|行(?!う|な|わ)|文字|円|万円|億円|倍|台|人|ページ|種類)"
+    r"|(?<![A-Za-z-])(?i:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million|billion)"
+    r"(?![A-Za-z-])|(?<=at least )one(?![A-Za-z])|(?<=exactly )one(?![A-Za-z])|(?<![A-Za-z])one(?= or more)"
+)
 DATE = (
     rf"(?<![{ASCII_WORD}])[0-9]{{4}}[-/][0-9]{{1,2}}[-/][0-9]{{1,2}}(?![0-9])"
     rf"|{DIGITS}{{1,4}}年(?:{DIGITS}{{1,2}}月(?:{DIGITS}{{1,2}}日)?)?|{DIGITS}{{1,2}}月{DIGITS}{{1,2}}日"
@@ -44,10 +60,20 @@ DATE = (
 MONEY = rf"[¥￥$€£] ?{DIGITS}+(?:[.,]{DIGITS}+)*(?: ?(?:万|億|million|billion))?"
 NUMERIC = re.compile(f"(?P<date>{DATE})|(?P<money>{MONEY})|(?P<number>{NUMBER})")
 NEGATION = re.compile(
-    r"(?<!しれ)ませんでした|(?<!しれ)ません|(?<![少危])なかった|(?<![少危])なければ|(?<![少危])(?<!しれ)ない|(?<=[でもはが])なく(?!とも)"
-    r"|(?:(?<=[一-鿿]ま)|(?<=[わかがさただならばせけげれべめ])(?<!かなら)|(?<=[一-鿿]え))ず(?![っつれか])|不可|禁止"
+    r"(?<!しれ)ませんでした|(?<!しれ)ません|(?<![少危])なかった|(?<![少危])なければ|(?<![少危行])(?<!しれ)ない"
+    r"|(?<=[でもはが])なく(?!とも)|(?<![少危切])なく(?=て)"
+    r"|(?:(?<=[一-鿿]ま)|(?<=[わかがさただならばせけげれべめ])(?<!かなら)(?<!関わら)(?<!かかわら)|(?<=[一-鿿]え))ず(?![っつれか])"
+    r"|不可|禁止"
     r"|(?<![A-Za-z])(?i:not|never|no|none|neither|nor|without|cannot|[a-z]{2,8}n['’]t)(?![A-Za-z_-])"
 )
+
+_NUMBER_WORDS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "hundred", "thousand", "million", "billion",
+)  # fmt: skip
+_NUMERIC_BEGINNINGS = Beginnings("0123456789０１２３４５６７８９¥￥$€£一二三四五六七八九十百千", _NUMBER_WORDS)
+_NEGATION_BEGINNINGS = Beginnings("まなず不禁", ("not", "never", "no", "none", "neither", "nor", "without", "cannot"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,8 @@ class Span:
 def load_glossary(path: Path) -> list[Term]:
     """Read and check a glossary file (CSV, UTF-8, header row, columns as ``COLUMNS``; aliases separated by ``|``).
 
+    The ``EXTRA_COLUMNS`` of a proposal may be there, so that an edited proposal is a glossary.
+
     Raises:
         PocError: The file cannot be read, a column is missing or unknown, a cell has a wrong value, or a term
             appears twice for one language. The message names the row and the column.
@@ -94,7 +122,7 @@ def load_glossary(path: Path) -> list[Term]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         header = tuple(reader.fieldnames or ())
-        if sorted(header) != sorted(COLUMNS):
+        if len(set(header)) != len(header) or set(header) - set(EXTRA_COLUMNS) != set(COLUMNS):
             raise _bad(path, 1, "header", ", ".join(COLUMNS), ", ".join(header) or "nothing")
         terms: list[Term] = []
         first_row: dict[tuple[str, str], int] = {}
@@ -155,8 +183,8 @@ class TermMatcher:
     """All terms and aliases compiled into tries, so that a text is read in time linear in its length.
 
     Terms that begin or end with a Latin letter or digit must stand there as whole words; Japanese is matched as a
-    substring. A term with a capital after its first letter (``SSL``, ``KeepAlive``), and every directive, must match
-    exactly; other Latin terms match in any case.
+    substring. A term with a capital inside a word (``SSL``, ``KeepAlive``), and every directive, must match exactly;
+    other Latin terms match in any case, so that ``Access Control`` of the glossary is found in running text.
     """
 
     def __init__(self, exact: Mapping[str, Term], folded: Mapping[str, Term]) -> None:
@@ -185,21 +213,21 @@ class TermMatcher:
         """All spellings of all terms."""
         return sorted({*self._exact, *self._folded})
 
-    def term_spans(self, text: str) -> Iterator[Span]:
+    def term_spans(self, scan: Scan) -> Iterator[Span]:
         """Spans of terms; spans of different tries may overlap."""
-        for pattern in self._patterns:
-            for match in pattern.finditer(text):
+        for pattern, beginnings in self._patterns:
+            for match in matches(pattern, scan.text, scan.places(beginnings)):
                 surface = match.group()
                 term = self._exact.get(surface) or self._folded[surface.lower()]
                 yield Span(match.start(), match.end(), term.kind, term.term)
 
 
 def _is_exact(surface: str, term: Term) -> bool:
-    return term.kind == "directive" or not surface.isascii() or surface[1:] != surface[1:].lower()
+    return term.kind == "directive" or not surface.isascii() or re.search(r"[A-Za-z0-9][A-Z]", surface) is not None
 
 
-def _words_pattern(surfaces: Iterable[str], flags: int) -> list[re.Pattern[str]]:
-    """One pattern for each kind of border: Latin or not at the start, Latin or not at the end."""
+def _words_pattern(surfaces: Iterable[str], flags: int) -> list[tuple[re.Pattern[str], Beginnings]]:
+    """One pattern for each kind of border, Latin or not at the start, Latin or not at the end, and how it begins."""
     groups: dict[tuple[bool, bool], list[str]] = {}
     for surface in surfaces:
         groups.setdefault((_is_latin(surface[0]), _is_latin(surface[-1])), []).append(surface)
@@ -207,7 +235,13 @@ def _words_pattern(surfaces: Iterable[str], flags: int) -> list[re.Pattern[str]]
     for (latin_start, latin_end), words in sorted(groups.items()):
         before = f"(?<![{ASCII_WORD}])" if latin_start else ""
         after = f"(?![{ASCII_WORD}])" if latin_end else ""
-        patterns.append(re.compile(f"{before}{_trie_pattern(words)}{after}", flags))
+        is_word = latin_start and latin_end
+        letters = [word for word in words if is_word and word[0].isalpha()]
+        others = {
+            case for word in words if not (is_word and word[0].isalpha()) for case in word[0].swapcase() + word[0]
+        }
+        pattern = re.compile(f"{before}{_trie_pattern(words)}{after}", flags)
+        patterns.append((pattern, Beginnings(others, letters)))
     return patterns
 
 
@@ -228,12 +262,13 @@ def _trie_pattern(words: Sequence[str]) -> str:
     return branches[0] if len(branches) == 1 else "(?:" + "|".join(branches) + ")"
 
 
-def _pattern_spans(text: str) -> Iterator[Span]:
-    for match in CODE.finditer(text):
+def _pattern_spans(scan: Scan) -> Iterator[Span]:
+    for match in matches(CODE, scan.text, scan.marked_words()):
         yield Span(match.start(), match.end(), "code", "code")
-    for match in NUMERIC.finditer(text):
+    for match in matches(NUMERIC, scan.text, scan.places(_NUMERIC_BEGINNINGS)):
         yield Span(match.start(), match.end(), "number", str(match.lastgroup))
-    for match in NEGATION.finditer(text):
+    negations = np.union1d(scan.places(_NEGATION_BEGINNINGS), scan.contractions())
+    for match in matches(NEGATION, scan.text, negations):
         yield Span(match.start(), match.end(), "negation", "negation")
 
 
@@ -243,7 +278,8 @@ def find_spans(text: str, matcher: TermMatcher) -> list[Span]:
     Where candidates overlap, the one that starts first wins, then the longer one, then the kind that stands first
     in ``KINDS``. Time is linear in the length of the text (and in the length of the longest term).
     """
-    candidates = [*matcher.term_spans(text), *_pattern_spans(text)]
+    scan = Scan(text)
+    candidates = [*matcher.term_spans(scan), *_pattern_spans(scan)]
     candidates.sort(key=lambda span: (span.start, -span.end, KINDS.index(span.kind)))
     spans: list[Span] = []
     for span in candidates:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flows.errors import PocError
 from flows.progress import Progress, ProgressHook
 from flows.questions import Question, load_questions, select_items
-from flows.settings import Settings, base_source, plan_sha256, price_path, resolve
+from flows.settings import Settings, background_source, base_source, plan_sha256, price_path, resolve
 from flows.store import Json, RunFolder, StageResult, Store, sha256_code, sha256_file, sha256_folder
 from flows.terms import KINDS as SPAN_KINDS
 from flows.terms import TermMatcher, find_spans, load_glossary
@@ -97,6 +97,17 @@ class Workbench:
         """The glossary, if there is one."""
         name = self.settings.corpus.glossary
         return None if name is None else resolve(self.settings_path, name)
+
+    @property
+    def names_path(self) -> Path | None:
+        """The names of people that are masked, if there are any."""
+        name = self.settings.corpus.private_names
+        return None if name is None else resolve(self.settings_path, name)
+
+    @property
+    def background(self) -> str | None:
+        """Where the general text for training comes from."""
+        return background_source(self.settings, self.settings_path)
 
     @property
     def questions_path(self) -> Path | None:
@@ -247,11 +258,21 @@ class Workbench:
     def identity(self) -> dict[str, Any]:
         """Return what makes a run this one: hashes of plan, code and inputs."""
         prices = sha256_file(price_path(self.settings, self.settings_path))
+        others = {"prices": prices, "names": self.names_hash(), "background": self.background_hash()}
         return {
             "plan_sha256": plan_sha256(self.settings),
             "code_sha256": sha256_code(ROOMS),
-            "input_sha256": self.input_hashes() | {"prices": prices},
+            "input_sha256": self.input_hashes() | others,
         }
+
+    def names_hash(self) -> str:
+        """Return the hash of the names that are masked. It stays out of result.json: names are easily guessed."""
+        return "" if self.names_path is None else sha256_file(self.names_path)
+
+    def background_hash(self) -> str:
+        """Return the hash of a folder of general text; a package is named by the plan."""
+        source = self.background
+        return "" if source is None or source.startswith("package:") else sha256_folder(Path(source))
 
     def input_hashes(self) -> dict[str, str]:
         """Return hashes of the files that the user brought."""

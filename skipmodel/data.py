@@ -5,6 +5,7 @@ Legend: N blocks, T tokens in a block.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def tokenize(documents: Sequence[Document], tokenizer: Any, kinds: Sequence[str]
             kind_of_character[span.start : span.end] = number[span.kind]
         byte_at = np.concatenate([[0], np.cumsum([len(c.encode()) for c in document.text])])
         kind_ids, n_bytes, done = [], [], 0
-        for start, end in encoded["offset_mapping"]:
+        for start, end in _spread(encoded["offset_mapping"], byte_at):
             kind_ids.append(int(kind_of_character[start : max(end, start + 1)].max()))
             n_bytes.append(int(max(byte_at[end] - byte_at[max(start, done)], 0)))
             done = max(done, end)
@@ -132,6 +133,22 @@ def prefix_of(tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens that stand in front of every sequence; without its own some models (Gemma) know no language."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return tuple(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else ()
+
+
+def _spread(offsets: Sequence[tuple[int, int]], byte_at: Any) -> list[tuple[int, int]]:
+    """Give each byte token of a run of unknown characters the character that it is a part of.
+
+    SentencePiece unigram tokenizers with byte fallback report the whole run for every byte of it.
+    """
+    out: list[tuple[int, int]] = []
+    for (start, end), group in itertools.groupby(offsets):
+        n_tokens = sum(1 for _ in group)
+        if n_tokens > 1 and n_tokens == byte_at[end] - byte_at[start]:
+            at = np.repeat(np.arange(start, end), np.diff(byte_at[start : end + 1])).tolist()
+            out.extend((character, character + 1) for character in at)
+        else:
+            out.extend([(start, end)] * n_tokens)
+    return out
 
 
 def cut(documents: Sequence[TokenizedDocument], block_tokens: int, pad_id: int, kinds: Sequence[str]) -> Blocks:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, servers, settings, starter
+from flows import check, cli, servers, settings, starter
 from flows.cli import main
 from flows.errors import PocError
 from flows.servers import is_taken, mlflow_command, prefect_command, server_environment
@@ -52,10 +52,51 @@ def test_check_reports_a_usable_poc(poc, capsys):
     """`check` ends with 0 and tells profile, corpus size and plan."""
     assert main(["check", "-c", str(poc)]) == 0
 
-    out = capsys.readouterr().out
-    assert "corpus: 1 documents, 0 files left out" in out
-    assert "glossary: 1 terms, questions: 0" in out
-    assert "profile: quick" in out
+    captured = capsys.readouterr()
+    assert "corpus: 1 documents, 0 files left out" in captured.out
+    assert "glossary: 1 terms, questions: 0" in captured.out
+    assert "test questions: 0 of 773" in captured.out
+    assert "profile: quick" in captured.out
+    assert "the registered margin takes 773" in captured.err
+
+
+def test_check_tells_everything_that_is_wrong_at_once(poc, capsys):
+    """What can be read is shown, each fault has its message, and nothing is left beside the settings."""
+    (poc.parent / "glossary.csv").write_text("term\n")
+    (poc.parent / "corpus" / "b.pdf").write_bytes(b"%PDF-1.7 cut off")
+    poc.write_text(SETTINGS.replace("sakura-dok-h100", "sakura").replace("weights", "no/such/folder"))
+    before = sorted(poc.parent.rglob("*"))
+
+    assert main(["check", "-c", str(poc), "--quiet"]) == 2
+
+    captured = capsys.readouterr()
+    assert "4 problems" in captured.out
+    assert captured.err.count("error: ") == 4
+    for part in ("1 of 2 texts cannot be read", "glossary row 1", "sakura-dok-h100", "there is no folder"):
+        assert part in captured.err
+    assert sorted(poc.parent.rglob("*")) == before
+
+
+def test_check_reads_a_sample_of_a_large_folder(poc, capsys, monkeypatch):
+    """A dry run takes moments whatever the folder holds, and says that it looked at a part."""
+    monkeypatch.setattr(check, "SAMPLE_BYTES", 6000)
+    for number in range(40):
+        (poc.parent / "corpus" / f"{number}.txt").write_text(f"{number} The server answers. " * 30)
+
+    assert main(["check", "-c", str(poc), "--quiet"]) == 0
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "corpus: " in line]
+    assert 0 < int(line.split()[1]) < 30
+    assert "of a sample" in line
+
+
+def test_run_does_not_read_the_documents_twice(poc, tmp_path, monkeypatch):
+    """Before the flow begins only names of files are listed: the ingest reads them."""
+    (poc.parent / "corpus" / "b.pdf").write_bytes(b"%PDF-1.7 cut off")
+    (poc.parent / "corpus" / "c.pdf").write_bytes(b"%PDF-1.7 cut off")
+    _with_run_poc(monkeypatch, lambda *arguments: None)
+
+    assert main(["run", "-c", str(poc), "--runs-dir", str(tmp_path / "runs")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -70,8 +111,7 @@ def test_check_names_what_is_missing(poc, capsys, remove, expected):
 
     captured = capsys.readouterr()
     assert expected in captured.err
-    assert "  do: " in captured.err
-    assert captured.out == ""
+    assert captured.err.count("error: ") == captured.err.count("  do: ") == 1
 
 
 def test_check_lists_the_known_prices(poc, capsys):
@@ -219,3 +259,25 @@ def test_usage_errors_end_with_code_2(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["run"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "expected"),
+    [("terms", "proposed.csv", "proposals"), ("questions", "generated.jsonl", "for the test")],
+)
+def test_drafts_are_written_once(poc, tmp_path, capsys, command, name, expected):
+    """Terms and questions are drafted from the documents; a file that is there is never overwritten."""
+    for number in range(12):
+        facts = range(1000 * number, 1000 * number + 12)
+        lines = [f"KeepAlive{k} holds {k} for mod_proxy{k}. Then E{k} is raised in x_{k} by Host{k}.\n" for k in facts]
+        (poc.parent / "corpus" / f"p{number}.txt").write_text("".join(lines))
+    out = tmp_path / name
+    arguments = [command, "-c", str(poc), "--out", str(out), "--runs-dir", str(tmp_path / "runs"), "--quiet"]
+
+    assert main(arguments) == 0
+    assert expected in capsys.readouterr().out
+    draft = out.read_bytes()
+    assert draft
+    assert main(arguments) == 2
+    assert "there already" in capsys.readouterr().err
+    assert out.read_bytes() == draft

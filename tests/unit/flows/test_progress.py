@@ -117,3 +117,15 @@ def test_quiet_prints_nothing():
     progress.note("x")
 
     assert stream.getvalue() == ""
+
+
+def test_words_may_stand_in_place_of_the_count():
+    """A stage that counts two things says so itself; the remaining time still comes from the count."""
+    now, stream = Clock(), io.StringIO()
+
+    with Progress(stream=stream, now=now).stage("read documents") as hook:
+        hook(0, 100)
+        now.seconds = 20.0
+        hook(50, 100, "read 5/9 files")
+
+    assert "read documents: read 5/9 files, elapsed 0:20, remaining about 0:20" in stream.getvalue()

@@ -12,7 +12,7 @@ import pytest
 
 from flows import store as module
 from flows.errors import PocError
-from flows.store import RunFolder, Store, read_json, sha256_code, sha256_file, sha256_json, write_json
+from flows.store import RunFolder, Store, read_json, sha256_code, sha256_file, sha256_folder, sha256_json, write_json
 
 CODE = ("flows/errors.py",)
 RUN = {"plan_sha256": "a" * 64, "code_sha256": "b" * 64, "input_sha256": {"corpus": "c" * 64}}
@@ -70,6 +70,21 @@ def test_code_hash_covers_a_whole_room(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         sha256_code(("nowhere.py",))
     sha256_code.cache_clear()
+
+
+def test_folder_hash_follows_no_link_and_takes_any_name(tmp_path):
+    """What lies outside a folder has no part in its hash; a name in an old encoding has."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    first = sha256_folder(folder)
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "outside.txt").symlink_to(tmp_path / "outside.txt")
+    (tmp_path / "outside.txt").write_text("x")
+    assert sha256_folder(folder) == first
+
+    (folder / "資料.txt".encode("cp932").decode("utf-8", "surrogateescape")).write_text("b")
+    assert sha256_folder(folder) != first
 
 
 def test_interrupted_stage_goes_on_from_its_files(tmp_path):

@@ -1,0 +1,166 @@
+"""What the processes of the pool do: read one file into its part, and turn one part into lines of documents.jsonl."""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from flows.corpus.clean import CleanConfig, clean, drop_lines, language_of
+from flows.corpus.duplicates import exact_hash, signature
+from flows.corpus.isolate import Reader
+from flows.corpus.limits import Limits
+from flows.corpus.parts import Parts, ReadFile, Row
+from flows.corpus.private import mask
+from flows.corpus.types import FileRef, Rejected, Text
+from flows.terms import Term, TermMatcher, find_spans
+
+__all__ = ["Placed", "Places", "Reading", "Writing", "Written", "written"]
+
+
+MAX_CHARACTERS = 2**24
+"""Longest text that is used, some twenty books; cleaning and comparing it takes about 0.6 GB. [characters]"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reads files: text, cleaned and masked, into their parts.
+
+    Args:
+        parts: Where the texts go, and where those of an earlier run are.
+        limits: Of file sizes, times and memory.
+        clean: Of the text.
+        names: Names of people to mask.
+    """
+
+    parts: Parts
+    limits: Limits
+    clean: CleanConfig
+    names: tuple[str, ...]
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[FileRef], ReadFile]]:
+        """Return the function that reads one file, with a reader process of its own."""
+        with Reader(self.limits) as reader:
+            yield functools.partial(self._read, reader)
+
+    def _read(self, reader: Reader, ref: FileRef) -> ReadFile:
+        try:
+            sha256, part = self.parts.name(ref)
+        except OSError as error:
+            refused = Rejected(ref.source, "unreadable", error.strerror or type(error).__name__)
+            return ReadFile(ref.source, "", "", (), (refused,))
+        known = self.parts.find(ref.source, sha256, part)
+        if known is not None:
+            return known
+        rows: list[Row] = []
+        texts: list[str] = []
+        rejected: list[Rejected] = []
+        found = reader.read(ref)
+        for entry in found:
+            if isinstance(entry, Rejected):
+                rejected.append(entry)
+                continue
+            if len(entry.text) > MAX_CHARACTERS:
+                detail = f"{len(entry.text)} characters, more than {MAX_CHARACTERS}: split it"
+                rejected.append(Rejected(entry.source, "too_large", detail))
+                continue
+            text, private = mask(clean(entry.text, self.clean), self.names)
+            if not text.strip():
+                rejected.append(Rejected(entry.source, "empty", "nothing is left of it after cleaning"))
+                continue
+            n_bytes = ref.n_bytes if len(found) == 1 else len(entry.text.encode())
+            rows.append(_row(entry, text, private, n_bytes))
+            texts.append(text)
+        read = ReadFile(ref.source, sha256, part, tuple(rows), tuple(rejected))
+        self.parts.keep(read, texts)
+        return read
+
+
+def _row(found: Text, text: str, private: dict[str, int], n_bytes: int) -> Row:
+    sketch = signature(text)
+    return Row(
+        source=found.source,
+        n_bytes=n_bytes,
+        media_type=found.media_type,
+        encoding=found.encoding,
+        language=language_of(text),
+        n_characters=len(text),
+        text_hash=exact_hash(text),
+        signature=None if sketch is None else sketch.tobytes(),
+        private={kind: n for kind, n in sorted(private.items()) if n},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What the writing needs to know of a text."""
+
+    source: str
+    language: str
+    split: str
+    cluster: str
+
+
+Places = tuple[Placed | None, ...]
+"""One place for each text of a part; None leaves the text out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text as it goes into documents.jsonl, or, with an empty line, a text that became too short."""
+
+    line: str
+    n_characters: int
+    n_spans: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Turns parts into lines of documents.jsonl: without the lines that many documents share, with critical spans.
+
+    Args:
+        parts: Where the texts are.
+        terms: The glossary.
+        boilerplate: Hashes of the lines to leave out.
+        min_characters: A text that is shorter without these lines is left out.
+    """
+
+    parts: Parts
+    terms: tuple[Term, ...]
+    boilerplate: set[int]
+    min_characters: int
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[tuple[str, Places]], list[Written | None]]]:
+        """Return the function that gives the lines of one part."""
+        matcher = TermMatcher.from_glossary(self.terms)
+        yield functools.partial(self._write, matcher)
+
+    def _write(self, matcher: TermMatcher, job: tuple[str, Places]) -> list[Written | None]:
+        part, places = job
+        return [
+            None if place is None else self._line(drop_lines(text, self.boilerplate), place, matcher)
+            for place, text in zip(places, self.parts.texts(part), strict=True)
+        ]
+
+    def _line(self, text: str, place: Placed, matcher: TermMatcher) -> Written:
+        if len(text) < self.min_characters or not text.strip():
+            return Written("", len(text), {})
+        return written(text, place, matcher)
+
+
+def written(text: str, place: Placed, matcher: TermMatcher) -> Written:
+    """Return a text with its critical spans as a line of documents.jsonl."""
+    spans = find_spans(text, matcher)
+    record = {
+        "document_id": place.source,
+        "language": place.language,
+        "split": place.split,
+        "cluster": place.cluster,
+        "text": text,
+        "spans": [asdict(span) for span in spans],
+    }
+    n_spans = Counter(span.kind for span in spans)
+    return Written(json.dumps(record, ensure_ascii=False) + "\n", len(text), dict(n_spans))
