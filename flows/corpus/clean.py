@@ -5,6 +5,7 @@
 Cleaning is idempotent: clean text stays as it is. Pages are what lies between form feeds.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from flows.corpus.paragraphs import join_wrapped_lines
 from flows.corpus.running_lines import join_pages
@@ -90,12 +92,19 @@ def language_of(text: str) -> str:
     """Return ``ja`` when kana and kanji make up at least ``JAPANESE_SHARE`` of the letters, otherwise ``en``."""
     if text.isascii():
         return "en"
-    codes, counts = np.unique_counts(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32))
-    n_letters = n_japanese = 0
-    for code, n in zip(codes.tolist(), counts.tolist(), strict=True):
-        n_letters += n * chr(code).isalpha()
-        n_japanese += n * any(low <= code <= high for low, high in _JAPANESE)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kinds = _letters()[np.minimum(codes, len(_letters()) - 1)]
+    n_letters, n_japanese = int(np.count_nonzero(kinds & 1)), int(np.count_nonzero(kinds & 2))
     return "ja" if n_japanese >= max(JAPANESE_SHARE * n_letters, 1) else "en"
+
+
+@functools.cache
+def _letters() -> npt.NDArray[np.uint8]:
+    """Per character of the basic plane: 1 for a letter plus 2 for Japanese; what lies beyond counts as neither."""
+    table = np.array([chr(code).isalpha() for code in range(0x10000)], dtype=np.uint8)
+    for low, high in _JAPANESE:
+        table[low : high + 1] |= 2
+    return table
 
 
 # --- boilerplate -----------------------------------------------------------------------------------------
