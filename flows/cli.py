@@ -1,4 +1,4 @@
-"""Command line `skip-poc`: run, init, check, terms, questions, compare, report, schema, ui.
+"""Command line `skip-poc`: run, init, check, terms, questions, compare, report, decide, simulate, schema, ui.
 
 Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
 means a defect.
@@ -7,11 +7,12 @@ means a defect.
 from __future__ import annotations
 
 import argparse
+import datetime
 import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flows import runtime
 from flows.errors import EXIT_CODE, PocError
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 PROFILES = ("auto", "quick", "standard", "full")
 EXIT_INTERRUPTED = 130
+EXIT_DIFFERENT = 1
+"""`decide` did not reproduce the stored result, or was asked to decide by something else than the plan."""
+
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,6 +164,24 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _decide(arguments: argparse.Namespace) -> int:
+    from flows import decide_text
+    from flows.decide import decide
+
+    decision = decide(arguments.run_dir, arguments.config, prices=arguments.prices, on=arguments.on)
+    _say(decide_text.text(decision))
+    for path in () if arguments.out is None else decide_text.write(decision, arguments.out):
+        _say(str(path))
+    return 0 if decision.is_same else EXIT_DIFFERENT
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from flows.simulate import run_simulation
+
+    run_simulation(arguments.n, arguments.seed, _say, (lambda _: None) if arguments.quiet else _tell)
+    return 0
+
+
 def _schema(arguments: argparse.Namespace) -> int:
     _say(str(write_schema()))
     return 0
@@ -174,48 +199,67 @@ def _parser() -> argparse.ArgumentParser:
         prog="skip-poc", description="Decide whether token-level layer skipping pays on your own text."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_what_computes(commands)
+    _add_what_reads_results(commands)
+    return parser
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
-        return sub
 
-    def add_config(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("-c", "--config", type=Path, required=True, help="settings file, such as poc.yaml")
-        sub.add_argument("--profile", choices=PROFILES, help="budget, when the settings file says auto")
+def _add(commands: Commands, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(command=command)
+    return sub
 
-    def add_runs_dir(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
 
-    run = add("run", _run, "run the whole PoC; an interrupted run goes on where it stopped")
-    add_config(run)
-    add_runs_dir(run)
-    run.add_argument("--quiet", action="store_true", help="no progress lines")
+def _add_quiet(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--quiet", action="store_true", help="no progress lines")
 
-    init = add("init", _init, "make a folder to start from: the sample PoC, complete and runnable")
+
+def _add_config(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("-c", "--config", type=Path, required=True, help="settings file, such as poc.yaml")
+    sub.add_argument("--profile", choices=PROFILES, help="budget, when the settings file says auto")
+
+
+def _add_runs_dir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of all runs")
+
+
+def _add_what_computes(commands: Commands) -> None:
+    run = _add(commands, "run", _run, "run the whole PoC; an interrupted run goes on where it stopped")
+    _add_config(run)
+    _add_runs_dir(run)
+    _add_quiet(run)
+
+    init = _add(commands, "init", _init, "make a folder to start from: the sample PoC, complete and runnable")
     init.add_argument("folder", type=Path, help="a new or empty folder")
 
-    check = add("check", _check, "a dry run: what would be read, what is wrong, what the run would take")
-    add_config(check)
-    check.add_argument("--quiet", action="store_true", help="no progress lines")
+    check = _add(commands, "check", _check, "a dry run: what would be read, what is wrong, what the run would take")
+    _add_config(check)
+    _add_quiet(check)
 
-    terms = add("terms", _terms, "propose critical terms of the documents, as a glossary for a domain expert to edit")
+    terms = _add(
+        commands, "terms", _terms, "propose critical terms of the documents, as a glossary for a domain expert to edit"
+    )
     terms.add_argument("--out", type=Path, required=True, help="CSV file to write; it must not be there yet")
     terms.add_argument("--n", type=int, default=300, help="proposals per language; default: 300")
     terms.add_argument("--background", help="general text to contrast with; default: corpus.background")
-    questions = add("questions", _questions, "make question items from held-out documents, for whoever has none")
+    questions = _add(
+        commands, "questions", _questions, "make question items from held-out documents, for whoever has none"
+    )
     questions.add_argument("--out", type=Path, required=True, help="JSON Lines file to write; not there yet")
     questions.add_argument("--n", type=int, help="facts for the test; default: what the registered margin takes")
     for draft in (terms, questions):
-        add_config(draft)
-        add_runs_dir(draft)
-        draft.add_argument("--quiet", action="store_true", help="no progress lines")
+        _add_config(draft)
+        _add_runs_dir(draft)
+        _add_quiet(draft)
 
-    compare = add(
-        "compare", _compare, "train and judge every honest control beside the SkipLayer model, on validation text"
+    compare = _add(
+        commands,
+        "compare",
+        _compare,
+        "train and judge every honest control beside the SkipLayer model, on validation text",
     )
-    add_config(compare)
-    add_runs_dir(compare)
+    _add_config(compare)
+    _add_runs_dir(compare)
     compare.add_argument("--out", type=Path, help="folder of compare.json and its figures; default: RUNS_DIR/compare")
     compare.add_argument("--methods", help="methods to compare, separated by commas; default: all")
     compare.add_argument("--seeds", type=int, help="trainings of each method; default: 3")
@@ -223,20 +267,44 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--skip-rates", type=_rates, help="shares of all layer executions, such as 0.05,0.1,0.2")
     compare.add_argument("--heal-per-rate", action="store_true", help="train dropped layers apart for each number")
     compare.add_argument("--history", type=Path, help="folder for the reference file of this date and commit")
-    compare.add_argument("--quiet", action="store_true", help="no progress lines")
+    _add_quiet(compare)
 
-    report = add("report", _report, "write the report of a finished run again, also in the other language")
+
+def _add_what_reads_results(commands: Commands) -> None:
+    report = _add(commands, "report", _report, "write the report of a finished run again, also in the other language")
     report.add_argument("run_dir", type=Path, help="run folder, such as runs/latest")
     report.add_argument("--lang", choices=("ja", "en"), default="ja", help="language of the report")
     report.add_argument("--out", type=Path, help="file to write; default: report.LANG.html in the run folder")
 
-    add("schema", _schema, "write the JSON schema of the settings file")
+    decide = _add(
+        commands, "decide", _decide, "compute the verdict of a finished run again from its records, without a model"
+    )
+    decide.add_argument("run_dir", type=Path, help="run folder, such as runs/latest")
+    decide.add_argument("-c", "--config", type=Path, help="settings to decide by; what departs from the plan is told")
+    decide.add_argument("--prices", type=Path, help="price file to decide by")
+    decide.add_argument("--on", type=_day, help="day on which the age of prices is judged, YYYY-MM-DD")
+    decide.add_argument("--out", type=Path, help="another folder, for decision.json and the recomputed result.json")
 
-    ui = add("ui", _ui, "open MLflow and Prefect on this machine's loopback address; Ctrl-C stops both")
-    add_runs_dir(ui)
+    simulate = _add(
+        commands, "simulate", _simulate, "hold the decision rule against simulated PoCs whose truth is known"
+    )
+    simulate.add_argument("--n", type=int, default=2000, help="PoCs with the truth at each limit; default: 2000")
+    simulate.add_argument("--seed", type=int, default=1, help="seed of all draws; default: 1")
+    _add_quiet(simulate)
+
+    _add(commands, "schema", _schema, "write the JSON schema of the settings file")
+
+    ui = _add(commands, "ui", _ui, "open MLflow and Prefect on this machine's loopback address; Ctrl-C stops both")
+    _add_runs_dir(ui)
     ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow page")
     ui.add_argument("--prefect-port", type=int, default=4200, help="port of the Prefect page")
-    return parser
+
+
+def _day(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from None
 
 
 def _rates(text: str) -> tuple[float, ...]:

@@ -1,8 +1,7 @@
-"""Puts result.json together: records of the stages -> KPIs -> gates -> verdict. No file is written here."""
+"""Puts result.json together: what `flows/judge.py` found, and what was run on what. No file is written here."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,155 +9,19 @@ from typing import Any
 import numpy as np
 
 from flows import evaluation
+from flows.judge import Pairs, choose, confirmed_pairs, functional_check_reasons, judge, sweep_rows
 from flows.machine import git_commit
 from flows.settings import flatten, plan_sha256, price_path
 from flows.stages import train_tokens
 from flows.store import read_json, sha256_file
 from flows.workbench import SPLITS, Workbench
-from kpis import cost as kpi_cost
-from kpis import decide, quality, speed
-from kpis.cost_inputs import CostInputs, Spending, Volume
-from kpis.prices import load_prices
-from kpis.records import DocumentPair, Evidence, ItemPair, TimingPairs, VerdictContext
-from kpis.stats import Interval
+
+__all__ = ["assemble", "checkpoint_sha256", "choose", "stage_rows", "sweep_rows"]
 
 SCHEMA_VERSION = 1
-Pairs = tuple[list[DocumentPair], list[ItemPair]]
 
 
-def _pairs(arm: dict[str, Any]) -> Pairs:
-    documents = [DocumentPair.from_json(row) for row in arm["documents"]]
-    return documents, [ItemPair.from_json(row) for row in arm["items"]]
-
-
-def sweep_rows(bench: Workbench) -> list[dict[str, Any]]:
-    """Return the `sweep` rows of result.json, each with its verdict, none chosen yet."""
-    rows = []
-    for point in evaluation.sweep_points(bench):
-        documents, items = _pairs(point)
-        row = quality.sweep_row(documents, items, seed=bench.settings.model.seed)
-        row.pop("item_reason", None)
-        names = ("index", "threshold", "target_skip_rate", "skip_rate", "skip_rate_per_layer", "estimated_ceiling")
-        row |= {name: point[name] for name in names} | {"chosen": False}
-        row["passes"], row["fail_reasons"] = quality.sweep_passes(row, bench.settings.gates)
-        rows.append(row)
-    return rows
-
-
-def choose(bench: Workbench, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the `choice` object, and the sweep point at which speed is measured.
-
-    Without a passing threshold, speed is still measured, at the most conservative one: the report then shows
-    what would have been gained.
-    """
-    choice = decide.choose(rows, bench.settings.gates)
-    index = choice["sweep_index"]
-    for row in rows:
-        row["chosen"] = row["index"] == index
-    points = evaluation.sweep_points(bench)
-    return choice, points[index if index is not None else min(1, len(points) - 1)]
-
-
-def controls(bench: Workbench) -> list[dict[str, Any]]:
-    """Return the `controls` rows: every arm against the dense tuned model on the same test blocks."""
-    names = {
-        "base_untuned": "base_untuned",
-        "dense_tuned": "dense_tuned",
-        "skiplayer": "skiplayer",
-        "guards_off": "guards_off",
-        "random_mask": "random_mask",
-        "static_drop": "static_drop",
-        "all_executed": "all_executed",
-    }
-    notes = {"static_drop": "not_healed", "guards_off": "guards_off"}
-    if bench.engine is bench.dense_engine:
-        notes["all_executed"] = "same_weights_as_dense"
-    rows = []
-    for name, file in names.items():
-        arm = read_json(bench.folder("confirm") / f"arm-{file}.json")
-        documents, items = _pairs(arm)
-        rise: Interval = quality.ppl_rise(documents, seed=bench.settings.model.seed)
-        nll_skip = sum(document.nll_skip for document in documents)
-        n_bytes = sum(document.n_bytes for document in documents)
-        rows.append(
-            {
-                "name": name,
-                "split": "test",
-                "skip_rate": arm["skip_rate"],
-                "ppl": quality.perplexity(nll_skip, sum(document.n_tokens for document in documents)),
-                "ppl_rise": rise.value,
-                "ppl_rise_low": rise.low,
-                "ppl_rise_high": rise.high,
-                "bits_per_byte": quality.bits_per_byte(nll_skip, n_bytes),
-                "item_accuracy": float(np.mean([item.skip_correct for item in items])) if items else None,
-                "note": notes.get(name),
-            }
-        )
-    return rows
-
-
-def confirmation(bench: Workbench) -> tuple[dict[str, Any], Pairs]:
-    """Return the `confirmation` object and the pairs it comes from."""
-    arm = read_json(bench.folder("confirm") / "arm-skiplayer.json")
-    floor = read_json(bench.folder("confirm") / "arm-noise_floor.json")
-    documents, items = _pairs(arm)
-    n_layers = len(arm["skip_rate_per_layer"])
-    by_class = {
-        row["class"]: (round((1 - row["skip_rate"]) * row["n"] * n_layers), row["n"] * n_layers)
-        for row in arm["skip_rate_by_class"]
-    }
-    result = quality.confirmation(
-        documents, items, skip_rate=arm["skip_rate"], skip_positions_by_class=by_class,
-        noise_floor_flips=floor["n_flips"] if floor["n"] else None, limits=bench.settings.gates,
-        seed=bench.settings.model.seed,
-    )  # fmt: skip
-    return result, (documents, items)
-
-
-def speed_rows(bench: Workbench) -> tuple[list[dict[str, Any]], list[TimingPairs]]:
-    """Return the `speed` rows, and the pairs of the operating point: decode, then prefill."""
-    rows, headline = [], []
-    for cell in evaluation.timing_rows(bench):
-        pairs = TimingPairs(cell["phase"], cell["batch"], tuple(cell["dense_s"]), tuple(cell["skip_s"]))
-        rate, ceiling = cell["skip_rate"], cell["estimated_ceiling"]
-        trained = cell["routing"] == "trained"
-        rows.append(
-            speed.speed_row(
-                pairs, prompt_tokens=cell["prompt_tokens"], output_tokens=cell["output_tokens"], dtype=cell["dtype"],
-                backend=cell["backend"], routing=cell["routing"], skip_rate=rate,
-                skippable_time_share=0.0 if rate == 0 else (1 - 1 / ceiling) / rate,
-                is_headline=trained and cell["phase"] == "decode",
-            )
-        )  # fmt: skip
-        if trained:
-            headline.append(pairs)
-    return rows, headline
-
-
-def _costs(bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str, Any] | None) -> dict[str, Any]:
-    settings = bench.settings
-    cost = settings.cost
-    decode, prefill = pairs
-    request = speed.request_pairs(prefill, decode, cost.output_tokens)
-    hours = sum(stage.seconds for stage in bench.stages.values()) / 3600
-    inputs = CostInputs(
-        dense_request_s=float(np.median(request.dense_s)),
-        speed=speed.estimate(request),
-        volume=Volume(cost.requests_per_month, cost.input_tokens, cost.output_tokens, cost.peak_requests_per_s,
-                      cost.hours_per_month),
-        spending=Spending(engineer_day_jpy=cost.engineer_jpy_per_day, investment_engineer_days=cost.engineer_days,
-                          investment_gpu_hours=hours, upkeep_other_jpy_per_month=cost.upkeep_jpy_per_month),
-        target_load=cost.target_load, horizon_months=cost.horizon_months, discount_rate=cost.discount_rate,
-        accuracy_dense=None if confirmed is None else confirmed["accuracy_dense"],
-        accuracy_skip=None if confirmed is None else confirmed["accuracy_skip"], basis="measured_this_machine",
-    )  # fmt: skip
-    return kpi_cost.cost(
-        inputs, load_prices(price_path(settings, bench.settings_path)), gpu_id=cost.price, api_id=cost.api,
-        on=datetime.date.fromisoformat(bench.run.created_at[:10]), limits=settings.gates, seed=settings.model.seed,
-    )  # fmt: skip
-
-
-def _data(bench: Workbench, confirmed: Pairs | None) -> dict[str, Any]:
+def _data(bench: Workbench, confirmed: Pairs | None, test_openings: int) -> dict[str, Any]:
     manifest = read_json(bench.folder("ingest") / "manifest.json")
     totals = manifest["totals"]
     sweep = bench.settings.model.sweep
@@ -178,7 +41,7 @@ def _data(bench: Workbench, confirmed: Pairs | None) -> dict[str, Any]:
             "validation": sum(d["n_critical"] for d in points[0]["documents"]),
             "test": sum(d.n_critical for d in test_documents),
         },
-        "test_openings": 0 if confirmed is None else 1,
+        "test_openings": test_openings,
         "train_tokens_used": used,
         "train_tokens_available": available,
         "scored_tokens": {
@@ -231,27 +94,9 @@ def assemble(
 ) -> dict[str, Any]:  # fmt: skip
     """Return result.json of a run whose stages are finished."""
     settings = bench.settings
-    reasons = [code for code, holds in (("cpu_device", facts["device"] == "cpu"),
-                                        ("quick_profile", settings.profile == "quick")) if holds]  # fmt: skip
-    confirmed, pairs = (None, None) if choice["threshold"] is None else confirmation(bench)
-    timing, headline_pairs = speed_rows(bench)
-    headline = next(row for row in timing if row["is_headline"])
-    decode, prefill = headline_pairs
-    responses = speed.responses(
-        ttft_dense_s=prefill.dense_s, ttft_skip_s=prefill.skip_s, tpot_dense_s=decode.dense_s,
-        tpot_skip_s=decode.skip_s, slo_ttft_s=settings.gates.slo_ttft_s, slo_tpot_s=settings.gates.slo_tpot_s,
-        load="batch 1, one request at a time",
-    )  # fmt: skip
-    money = _costs(bench, headline_pairs, confirmed)
-    bounds = None if pairs is None else quality.bounds(*pairs, settings.gates, seed=settings.model.seed)
-    evidence = Evidence(bounds=bounds, functional_check=bool(reasons), hardware_matches_target=not reasons,
-                        test_openings=0 if confirmed is None else 1)  # fmt: skip
-    gates = decide.gates(confirmed, headline, responses, money, evidence, settings.gates)
-    context = VerdictContext(
-        functional_check=bool(reasons), threshold_chosen=choice["threshold"] is not None,
-        test_openings=evidence.test_openings, max_test_openings=settings.gates.max_test_openings,
-        price_age_days=money["price"]["age_days"], price_limit_days=settings.gates.price_warning_days,
-    )  # fmt: skip
+    reasons = functional_check_reasons(facts["device"], settings.profile)
+    judged = judge(bench, choice, functional_check=bool(reasons))
+    pairs = None if choice["threshold"] is None else confirmed_pairs(bench)
     hashes = bench.input_hashes()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -275,17 +120,11 @@ def assemble(
             "decision_date": None if settings.poc.decision_date is None else settings.poc.decision_date.isoformat(),
         },
         "environment": facts,
-        "data": _data(bench, pairs),
+        "data": _data(bench, pairs, judged.test_openings),
         "model": _model(bench),
         "sweep": rows,
-        "controls": [] if confirmed is None else controls(bench),
         "choice": choice,
-        "confirmation": confirmed,
-        "speed": timing,
-        "responses": responses,
-        "cost": money,
-        "gates": gates,
-        "verdict": decide.verdict(gates, context),
+        **judged.parts,
         "plan": {"registered": flatten(settings), "deviations": []},
         "passages": evaluation.passages(bench, point),
         "stages": stage_rows(bench),

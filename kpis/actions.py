@@ -48,6 +48,8 @@ ACTIONS_OF_REASON: dict[str, tuple[str, ...]] = {
     "too_few_items": ("collect_items",),
     "too_few_critical_tokens": ("collect_critical_tokens",),
     "test_opened_again": ("renew_test_split",),
+    "static_drop_better": ("prefer_static_drop",),
+    "int8_better": ("prefer_int8",),
 }
 """Every verdict reason that calls for an action; `all_gates_pass` leads to `start_pilot`."""
 

@@ -79,7 +79,7 @@ GATE_REASONS = (
     "too_few_items",
     "too_few_critical_tokens",
     "price_old",  # above the warning age
-    "price_unconfirmed",  # the exchange rate is a placeholder, or a price date lies in the future
+    "price_unconfirmed",  # the rate is a placeholder, or the price has no date, a future date or confidence C
     "test_opened_again",
 )
 """`gates[].reason`; null means the gate needs no explanation."""
@@ -90,9 +90,32 @@ VERDICT_CODES = ("go", "conditional_go", "no_go", "no_go_insufficient_evidence")
 VERDICT_ONLY_REASONS = (
     "all_gates_pass",
     "no_threshold_passes",
+    "static_drop_better",  # dropping whole layers is no worse at the same skip rate, and needs no router
+    "int8_better",  # int8 weights are no worse and at least as fast
 )
 VERDICT_REASONS = VERDICT_ONLY_REASONS + GATE_REASONS
 """`verdict.main_reason` and `verdict.reasons`."""
+
+RIVAL_STATES = ("better", "not_better", "not_measured")
+"""`rivals[].state`."""
+
+RIVAL_REASONS = (
+    "no_worse_and_simpler",
+    "rival_predicts_worse",
+    "rival_not_shown_equal",
+    "rival_saves_less",
+    "rival_not_timed",
+    "static_drop_not_measured",
+    "int8_not_measured",
+    "no_threshold_chosen",
+)
+"""`rivals[].reason`."""
+
+ECONOMICS_REASONS = ("beyond_capacity", "nothing_spent", "no_spot_price", "accuracy_unknown", "energy_not_measured")
+"""Why a figure of `kpis.economics` or `kpis.energy` is missing or out of reach."""
+
+DIFFERENCE_CAUSES = ("plan_changed", "plan_edited", "prices_changed", "code_changed", "records_changed", "date_changed")
+"""Why a recomputed result differs from the stored one."""
 
 NEXT_ACTIONS: dict[str, tuple[str, ...]] = {
     "start_pilot": (),
@@ -116,6 +139,8 @@ NEXT_ACTIONS: dict[str, tuple[str, ...]] = {
     "compute_cost": (),
     "recheck_cost_case": ("probability", "limit"),
     "renew_test_split": ("test_openings", "limit"),
+    "prefer_static_drop": (),
+    "prefer_int8": (),
 }
 """`verdict.next_actions[].code` -> names of its params; every param is a number unless said otherwise."""
 

@@ -59,14 +59,38 @@ def replicas(peak_per_s: float, q_slo_per_s: float, target_load: float = 0.70, m
     return max(min_replicas, math.ceil(peak_per_s / (q_slo_per_s * target_load) - 1e-9))
 
 
+def machines(n_replicas: int, n_gpus: int) -> int:
+    """Machines to rent for so many replicas, one GPU each.
+
+    **Formula**: `ceil(replicas / GPUs per machine)`; a machine with eight GPUs is paid for whole.
+    **Direction**: lower is better.
+
+    Example:
+        >>> machines(9, 1), machines(9, 8)
+        (9, 2)
+    """
+    if n_replicas < 0 or n_gpus < 1:
+        raise StatisticsError(f"expected replicas >= 0 and GPUs per machine >= 1, got {n_replicas} and {n_gpus}")
+    return -(-n_replicas // n_gpus)
+
+
 def api_monthly_jpy(volume: Volume, price: ApiPrice, tax_rate: float, jpy_per_usd: float) -> float:
     """Monthly bill of a hosted model for the same volume.
 
     **Formula**: `requests (in/1e6 p_in + out/1e6 p_out)`.
     **Direction**: lower is better. Tokens of another tokenizer are assumed to be as many; say so where it is shown.
     """
+    return volume.requests_per_month * api_request_jpy(volume, price, tax_rate, jpy_per_usd)
+
+
+def api_request_jpy(volume: Volume, price: ApiPrice, tax_rate: float, jpy_per_usd: float) -> float:
+    """Yen without tax that a hosted model charges for one request.
+
+    **Formula**: `in/1e6 p_in + out/1e6 p_out`.
+    **Direction**: lower is better.
+    """
     per_request = (volume.input_tokens * price.per_mtok_input + volume.output_tokens * price.per_mtok_output) / 1e6
-    return volume.requests_per_month * to_jpy(per_request, price.currency, price.tax_included, tax_rate, jpy_per_usd)
+    return to_jpy(per_request, price.currency, price.tax_included, tax_rate, jpy_per_usd)
 
 
 def jpy_per_correct_answer(monthly_jpy: float, requests: float, accuracy: float | None) -> float | None:
@@ -117,8 +141,11 @@ def cost(
     q_skip = q_dense * inputs.speed.ratio
     n_dense = replicas(volume.peak_requests_per_s, q_dense, target, inputs.min_replicas)
     n_skip = replicas(volume.peak_requests_per_s, q_skip, target, inputs.min_replicas)
-    monthly = {name: n * per_hour * volume.hours_per_month for name, n in (("dense", n_dense), ("skip", n_skip))}
-    case = PriceCase(per_hour, priced_in_usd=gpu.currency == "USD")
+    monthly = {
+        name: machines(n, gpu.n_gpus) * per_hour * volume.hours_per_month
+        for name, n in (("dense", n_dense), ("skip", n_skip))
+    }
+    case = PriceCase(per_hour, gpu.currency == "USD", gpu.n_gpus)
     outcome = simulate(inputs, case, seed)
     payback = float(np.median(outcome.payback_months))
     recovered = math.isfinite(payback)
@@ -128,8 +155,8 @@ def cost(
         "per_mtok_jpy": [
             {
                 "utilisation": share,
-                "dense": jpy_per_mtok(per_hour, q_dense * volume.output_tokens, share),
-                "skip": jpy_per_mtok(per_hour, q_skip * volume.output_tokens, share),
+                "dense": jpy_per_mtok(per_hour / gpu.n_gpus, q_dense * volume.output_tokens, share),
+                "skip": jpy_per_mtok(per_hour / gpu.n_gpus, q_skip * volume.output_tokens, share),
             }
             for share in UTILISATIONS
         ],
@@ -145,14 +172,14 @@ def cost(
             "api": api_monthly_jpy(volume, api, book.tax_rate, book.fx.jpy_per_usd),
             "api_name": api.name,
         },
-        "saving_jpy": _summary(outcome.saving_jpy),
+        "saving_jpy": summary(outcome.saving_jpy),
         "upkeep_jpy_per_month": inputs.spending.upkeep_jpy(per_hour),
         "investment_jpy": inputs.spending.investment_jpy(per_hour),
         "payback_months": {
             "p50": payback if recovered else None,
             "reason": None if recovered else "not_recovered",
         },
-        "npv_jpy": _summary(outcome.npv_jpy),
+        "npv_jpy": summary(outcome.npv_jpy),
         "tornado": tornado(inputs, case, seed),
         "horizon_months": inputs.horizon_months,
         "discount_rate": inputs.discount_rate,
@@ -165,6 +192,7 @@ def cost(
     }
 
 
-def _summary(draws: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+def summary(draws: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    """P10, P50 and P90 of draws, and the share above 0."""
     p10, p50, p90 = (float(value) for value in np.quantile(draws, (0.1, 0.5, 0.9)))
     return {"p10": p10, "p50": p50, "p90": p90, "prob_positive": float((draws > 0).mean())}

@@ -20,10 +20,11 @@ _MAX_LOG_RATIO = math.log(10.0)
 
 @dataclass(frozen=True)
 class PriceCase:
-    """Hourly price without tax, and whether the exchange rate moves it."""
+    """Hourly price of a machine without tax, whether the exchange rate moves it, and how many replicas fit on it."""
 
     jpy_per_hour: float
     priced_in_usd: bool
+    n_gpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Outcome:
     npv_jpy: Floats
     payback_months: Floats
     """Infinite where the saving never pays the investment back."""
+    upkeep_jpy: Floats
+    """Per month."""
+    invested_jpy: Floats
 
 
 def annuity(months: int, rate_per_year: float) -> float:
@@ -141,7 +145,7 @@ def _evaluate(inputs: CostInputs, case: PriceCase, factors: dict[str, Floats]) -
     for ratio in (np.float64(1.0), factors["speed_ratio"]):
         capacity = inputs.dense_requests_per_s * ratio * factors["target_load"]
         n_replicas = np.maximum(inputs.min_replicas, np.ceil(peak / capacity - 1e-9))
-        monthly.append(n_replicas * per_hour * inputs.volume.hours_per_month)
+        monthly.append(np.ceil(n_replicas / case.n_gpus) * per_hour * inputs.volume.hours_per_month)
     spending = inputs.spending
     upkeep = spending.upkeep_jpy(0.0) * factors["upkeep"] + spending.upkeep_gpu_hours_per_month * per_hour
     invested = spending.investment_jpy(0.0) * factors["investment"] + spending.investment_gpu_hours * per_hour
@@ -149,4 +153,4 @@ def _evaluate(inputs: CostInputs, case: PriceCase, factors: dict[str, Floats]) -
     value = saving * annuity(inputs.horizon_months, inputs.discount_rate) - invested
     positive = saving > 0
     months = np.where(positive, invested / np.where(positive, saving, 1.0), np.inf)
-    return Outcome(saving, value, months)
+    return Outcome(saving, value, months, upkeep, invested)

@@ -7,6 +7,8 @@ a false Go at 5 % or less without any correction. Cost gates are model-based pro
     Conditional Go   Q1 Q4 Q6 pass, no must-gate is refuted, but something else is not shown yet
     No-Go            a must-gate is refuted, or no setting passed on validation
     No-Go (insufficient evidence)   Q1 or Q4 is neither shown nor refuted, or speed was never measured
+
+A rival that is shown to be the better choice (`kpis.rivals`) makes a Go conditional and is named among the reasons.
 """
 
 from __future__ import annotations
@@ -84,12 +86,15 @@ def gates(
     ]
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], context: VerdictContext) -> dict[str, Any]:
+def verdict(
+    rows: Sequence[Mapping[str, Any]], context: VerdictContext, rivals: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The `verdict` object of result.json.
 
     Args:
         rows: all gates, as made by `gates`.
         context: facts about the run that are no gate.
+        rivals: rows of `kpis.rivals.rivals`. One that is better is named; it improves no verdict.
 
     Raises:
         RecordError: when a gate is missing.
@@ -106,6 +111,9 @@ def verdict(rows: Sequence[Mapping[str, Any]], context: VerdictContext) -> dict[
         reasons = _unique(["no_threshold_passes", *reasons])
     if context.functional_check and code == "conditional_go":
         reasons = _unique(["functional_check", *reasons])
+    better = [f"{row['name']}_better" for row in rivals if row["state"] == "better"]
+    if code in ("go", "conditional_go") and better:
+        code, reasons = "conditional_go", _unique([*reasons, *better])
     if code == "go":
         reasons = ["all_gates_pass"]
     return {

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.special import ndtri
 from scipy.stats import binomtest, norm
 
 from kpis.errors import StatisticsError
@@ -33,7 +36,47 @@ def mcnemar_exact_one_sided(n_harmful: int, n_helpful: int) -> float:
     return float(binomtest(n_harmful, n_flips, 0.5, alternative="greater").pvalue)
 
 
-def tango_interval(n_harmful: int, n_helpful: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def tango_statistic(n_harmful: ArrayLike, n_helpful: ArrayLike, n: int, difference: float) -> NDArray[np.float64]:
+    """Tango's score statistic T of a true difference, for one table or arrays of tables with the same n.
+
+    **Formula**: as in `tango_interval`. At difference 0 it is McNemar's `(c - b) / sqrt(b + c)`; a skip model is
+    non-inferior with margin m at level alpha when `T(-m) > z_{1 - alpha}`.
+    **Source**: Tango 1998, Statistics in Medicine 17:891.
+    **Undefined when**: never; where the restricted variance vanishes T is infinite, or 0 if nothing differs.
+
+    Raises:
+        StatisticsError: when the difference is not within (-1, 1).
+
+    Example:
+        >>> round(float(tango_statistic(1, 0, 44, -0.1)), 3)
+        1.709
+    """
+    if not -1.0 < difference < 1.0:
+        raise StatisticsError(f"expected a difference within (-1, 1), got {difference}")
+    b, c = np.asarray(n_harmful, dtype=float), np.asarray(n_helpful, dtype=float)
+    numerator = c - b - n * difference
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = numerator / np.sqrt(restricted_variance(b, c, n, difference))
+    return np.asarray(np.where(numerator == 0.0, 0.0, statistic), dtype=float)
+
+
+def restricted_variance(n_harmful: ArrayLike, n_helpful: ArrayLike, n: float, difference: float) -> NDArray[np.float64]:
+    """Variance of `c - b` under a true difference: the square of the divisor of Tango's T.
+
+    **Formula**: `n (2 q + D (1 - D))`, q as in `tango_interval`.
+
+    Example:
+        >>> float(restricted_variance(5, 3, 100, 0.0))
+        8.0
+    """
+    b, c = np.asarray(n_harmful, dtype=float), np.asarray(n_helpful, dtype=float)
+    linear = (2 * n - c + b) * difference - b - c
+    root = np.sqrt(np.maximum(linear * linear + 8.0 * n * b * difference * (1.0 - difference), 0.0))
+    variance = n * ((root - linear) / (2.0 * n) + difference * (1.0 - difference))
+    return np.asarray(np.maximum(variance, 0.0), dtype=float)
+
+
+def tango_interval(n_harmful: float, n_helpful: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of the paired difference of two shares, skip minus dense.
 
     **Formula**: all D with |T(D)| <= z, `T(D) = (c - b - n D) / sqrt(n (2 q + D (1 - D)))`, where q is the
@@ -43,7 +86,7 @@ def tango_interval(n_harmful: int, n_helpful: int, n: int, confidence: float = 0
     flip the ends are `-+ z^2 / (n + z^2)`: no flip seen is not proof that none can occur.
 
     Args:
-        n_harmful: b, dense right and skip wrong.
+        n_harmful: b, dense right and skip wrong; a fraction when counted as effective items.
         n_helpful: c, dense wrong and skip right.
         n: all items, above 0.
         confidence: two-sided level.
@@ -62,7 +105,7 @@ def tango_interval(n_harmful: int, n_helpful: int, n: int, confidence: float = 0
         raise StatisticsError(f"expected b, c >= 0 and b + c <= n, n > 0; got b={n_harmful}, c={n_helpful}, n={n}")
     if not 0.0 < confidence < 1.0:
         raise StatisticsError(f"expected confidence within (0, 1), got {confidence}")
-    z = float(norm.ppf(0.5 + confidence / 2.0))
+    z = float(ndtri(0.5 + confidence / 2.0))
     return _lower(n_harmful, n_helpful, n, z), -_lower(n_helpful, n_harmful, n, z)
 
 
@@ -145,7 +188,7 @@ def mde(n: int, flip_rate: float, alpha: float = 0.05, power: float = 0.80) -> f
     return float((norm.ppf(1.0 - alpha / 2.0) + norm.ppf(power)) * math.sqrt(flip_rate / n))
 
 
-def _score(difference: float, b: int, c: int, n: int) -> float:
+def _score(difference: float, b: float, c: float, n: float) -> float:
     """Tango's T at one difference; infinite where the restricted variance vanishes."""
     numerator = c - b - n * difference
     if numerator == 0.0:
@@ -157,7 +200,7 @@ def _score(difference: float, b: int, c: int, n: int) -> float:
     return math.copysign(math.inf, numerator) if variance <= 0.0 else numerator / math.sqrt(variance)
 
 
-def _lower(b: int, c: int, n: int, z: float) -> float:
+def _lower(b: float, c: float, n: float, z: float) -> float:
     """Difference below the observed one at which T reaches z."""
     observed = (c - b) / n
     if b == n:

@@ -5,6 +5,7 @@ The only file of this package that reads from disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -36,6 +37,17 @@ class GpuPrice(Record):
     region: str
     tax_included: bool
     confidence: Literal["A", "B", "C"]
+    market: Literal["on_demand", "spot", "average"] = "on_demand"
+    """`spot` may be taken away at any time; `average` is what a tracker saw, not an offer."""
+    n_gpus: int = 1
+    """GPUs of one machine. A replica needs one of them, but the machine is rented whole."""
+    is_dated: bool = True
+    """False: the source names no day, so `as_of` is the day it was read and the true age is unknown."""
+
+    def __post_init__(self) -> None:
+        """Refuse a machine without a GPU slot: it would serve nothing."""
+        if self.n_gpus < 1:
+            raise RecordError(f"GpuPrice.n_gpus must be 1 or more, got {self.n_gpus}; a CPU machine counts as 1")
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,14 @@ class PriceBook:
             PriceError: when the id is unknown; the message lists the known ones.
         """
         return _find(self.apis, price_id, "api")
+
+    def spot_twin(self, price: GpuPrice) -> GpuPrice | None:
+        """The spot row of the same provider, device and region, or None when the file has none."""
+        for row in self.gpus:
+            same = (row.provider, row.device, row.region) == (price.provider, price.device, price.region)
+            if same and row.market == "spot" and row.id != price.id:
+                return row
+        return None
 
     def with_fx(self, jpy_per_usd: float, as_of: date, source: str) -> PriceBook:
         """The same book with the user's own exchange rate."""
@@ -164,19 +184,30 @@ def stale_state(as_of: date, on: date, warning_days: int = 90, block_days: int =
     return "warning" if age > warning_days or age < 0 else "ok"
 
 
+def worst_state(states: Sequence[Stale]) -> Stale:
+    """The worst of several age states.
+
+    Example:
+        >>> worst_state(["ok", "block", "warning"])
+        'block'
+    """
+    order: tuple[Stale, ...] = ("ok", "warning", "block")
+    return max(states, key=order.index)
+
+
 def price_fields(
     book: PriceBook, price: GpuPrice, on: date, warning_days: int = 90, block_days: int = 180
 ) -> dict[str, Any]:
     """The `cost.price` object of result.json.
 
-    `stale` and `age_days` are the worse of the hourly price and, for a dollar price, the exchange rate; a
-    placeholder exchange rate is at least a warning.
+    `stale` and `age_days` are the worse of the hourly price and, for a dollar price, the exchange rate. A
+    placeholder exchange rate, a source without a date and a price of confidence C are at least a warning.
     """
-    dates = [price.as_of] + ([book.fx.as_of] if price.currency == "USD" else [])
+    in_dollars = price.currency == "USD"
+    dates = [price.as_of] + ([book.fx.as_of] if in_dollars else [])
     states = [stale_state(day, on, warning_days, block_days) for day in dates]
-    if price.currency == "USD" and book.fx.is_placeholder:
+    if (in_dollars and book.fx.is_placeholder) or not price.is_dated or price.confidence == "C":
         states.append("warning")
-    order: tuple[Stale, ...] = ("ok", "warning", "block")
     return {
         "name": f"{price.name} ({price.device}, {price.region})",
         "provider": price.provider,
@@ -189,7 +220,7 @@ def price_fields(
         "age_days": max(age_days(day, on) for day in dates),
         "tax_rate": book.tax_rate,
         "tax_included": price.tax_included,
-        "stale": max(states, key=order.index),
+        "stale": worst_state(states),
     }
 
 

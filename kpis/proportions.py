@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import beta, binomtest
+from scipy.special import betaincinv, ndtri
+from scipy.stats import binomtest
 
 from kpis.errors import StatisticsError
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a share, two-sided.
 
     **Formula**: `(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`, `p = k/n`.
     **Source**: Wilson 1927; computed by `scipy.stats.binomtest`.
 
     Args:
-        k: successes.
+        k: successes; like n a fraction when counted as effective trials.
         n: trials, above 0.
         confidence: two-sided level within (0, 1).
 
@@ -31,17 +32,20 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
         [0.85, 0.959]
     """
     _check(k, n, confidence)
-    interval = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    if k != int(k) or n != int(n):  # effective counts are fractions; scipy takes whole trials only
+        return _wilson(k / n, n, confidence)
+    interval = binomtest(int(k), int(n)).proportion_ci(confidence, method="wilson")
     # Rounding can leave the end of the interval a hair on the wrong side of the share itself.
     return max(0.0, min(float(interval.low), k / n)), min(1.0, max(float(interval.high), k / n))
 
 
-def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Exact (Clopper-Pearson) interval of a share, two-sided; never too short.
 
     **Formula**: beta quantiles `B(a/2; k, n-k+1)` and `B(1-a/2; k+1, n-k)`, `a = 1 - confidence`. A one-sided
     95 % bound is the end of the two-sided 90 % interval.
-    **Source**: Clopper and Pearson 1934; quantiles from `scipy.stats.beta`.
+    **Source**: Clopper and Pearson 1934; quantiles from `scipy.special.betaincinv`. With effective counts, which are
+    fractions, it is the interval of Korn and Graubard 1998.
 
     Raises:
         StatisticsError: unless 0 <= k <= n and n > 0.
@@ -52,8 +56,8 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     """
     _check(k, n, confidence)
     tail = (1.0 - confidence) / 2.0
-    low = 0.0 if k == 0 else float(beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k == n else float(beta.ppf(1.0 - tail, k + 1, n - k))
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1.0 - tail))
     return low, high
 
 
@@ -91,7 +95,14 @@ def required_n_rate(rate: float, limit: float, alpha: float = 0.05) -> int | Non
     return high
 
 
-def _check(k: int, n: int, confidence: float) -> None:
+def _wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
+    z2 = float(ndtri(0.5 + confidence / 2.0)) ** 2
+    centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n)
+    reach = math.sqrt(z2 * share * (1.0 - share) / n + z2 * z2 / (4.0 * n * n)) / (1.0 + z2 / n)
+    return max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share))
+
+
+def _check(k: float, n: float, confidence: float) -> None:
     if not (n > 0 and 0 <= k <= n):
         raise StatisticsError(f"expected 0 <= k <= n and n > 0, got k={k}, n={n}; a share of nothing is undefined")
     if not 0.0 < confidence < 1.0:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kpis.bootstrap import Floats, Interval, cluster_bootstrap_bca
+from kpis.item_table import ItemTable
 from kpis.limits import GateLimits
 from kpis.quality_bounds import (
     bounds,
@@ -115,7 +116,7 @@ def sweep_row(
     if items:
         row["item_accuracy"] = sum(item.skip_correct for item in items) / len(items)
         row["item_accuracy_dense"] = sum(item.dense_correct for item in items) / len(items)
-        row["item_delta_low"] = delta_bounds(items, 0.05, seed, n_draws)[0]
+        row["item_delta_low"] = delta_bounds(ItemTable.of(items), 0.05, seed, n_draws)[0]
     else:
         row["item_reason"] = "no_items"
     return row

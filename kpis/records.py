@@ -90,6 +90,31 @@ class ItemPair(Record):
 
 
 @dataclass(frozen=True)
+class ScorePair(Record):
+    """One generated answer of each model, graded between 0 (wrong) and 1 (right); the texts stay outside.
+
+    `metric` says how it was graded, such as `exact_match` or `char_f1`; pairs of one comparison share it.
+    """
+
+    item_id: str
+    cluster: str
+    slice: str
+    metric: str
+    dense_score: float
+    skip_score: float
+    same_answer: bool
+
+    def __post_init__(self) -> None:
+        """Refuse grades outside the scale: a percentage among fractions would decide the mean alone."""
+        for name in ("dense_score", "skip_score"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise RecordError(
+                    f"ScorePair {self.item_id}: expected {name} within [0, 1], got {getattr(self, name)}; "
+                    "grade with kpis.answers, or divide percentages by 100"
+                )
+
+
+@dataclass(frozen=True)
 class DocumentPair(Record):
     """One document scored by the dense and by the skip model, teacher-forced.
 

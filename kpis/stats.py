@@ -11,14 +11,18 @@ from scipy.stats import t as student_t
 
 from kpis.bootstrap import Interval, cluster_bootstrap_bca, cluster_sums
 from kpis.errors import StatisticsError
+from kpis.multiple import holm
 from kpis.paired import (
     mcnemar_exact_one_sided,
     mde,
     required_n,
     tango_interval,
     tango_lower_bound,
+    tango_statistic,
     tango_upper_bound,
 )
+from kpis.permutation import paired_permutation
+from kpis.planning import design_effect, detectable_margin, items_for_power, non_inferiority_power
 from kpis.proportions import clopper_pearson, required_n_rate, wilson
 
 __all__ = [
@@ -26,15 +30,22 @@ __all__ = [
     "clopper_pearson",
     "cluster_bootstrap_bca",
     "cluster_sums",
+    "design_effect",
+    "detectable_margin",
     "fixed_sequence",
+    "holm",
+    "items_for_power",
     "log_ratio_interval",
     "log_ratio_moments",
     "mcnemar_exact_one_sided",
     "mde",
+    "non_inferiority_power",
+    "paired_permutation",
     "required_n",
     "required_n_rate",
     "tango_interval",
     "tango_lower_bound",
+    "tango_statistic",
     "tango_upper_bound",
     "wilson",
 ]

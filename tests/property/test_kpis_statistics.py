@@ -1,9 +1,14 @@
 import math
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpis.paired import tango_interval
+from kpis.answers import char_f1, exact_match, normalise_answer, self_consistency
+from kpis.multiple import holm
+from kpis.paired import mcnemar_exact_one_sided, tango_interval, tango_statistic
+from kpis.permutation import paired_permutation
+from kpis.planning import detectable_margin, non_inferiority_power
 from kpis.proportions import clopper_pearson, wilson
 from kpis.records import DocumentPair
 from kpis.speed import percentiles
@@ -114,3 +119,92 @@ def test_document_records_survive_json(n_tokens: int, n_bytes: int, nats: float)
     record = DocumentPair("d", n_tokens, n_bytes, nats, nats, n_tokens, 0, 0, 0, 0, 0, 0)
 
     assert DocumentPair.from_json(record.to_json()) == record
+
+
+@given(tables(), st.floats(0.01, 0.3), st.sampled_from([0.01, 0.05, 0.1]))
+@settings(max_examples=80, deadline=None)
+def test_bound_and_statistic_decide_alike(table: tuple[int, int, int], margin: float, alpha: float) -> None:
+    """The lower bound is above -margin exactly when the score statistic exceeds its quantile."""
+    b, c, n = table
+    quantile = {0.01: 2.3263478740408408, 0.05: 1.6448536269514722, 0.1: 1.2815515655446004}[alpha]
+    low = tango_interval(b, c, n, 1 - 2 * alpha)[0]
+    if abs(low + margin) < 1e-6:
+        return
+
+    assert (low > -margin) == (float(tango_statistic(b, c, n, -margin)) > quantile)
+
+
+@given(st.integers(20, 2000), st.floats(0.0, 0.3), st.floats(0.01, 0.2), st.floats(1.0, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_power_is_a_probability_that_grows_with_the_margin(n: int, flips: float, margin: float, effect: float) -> None:
+    """Power lies within [0, 1]; a wider margin and a better truth never lower it."""
+    power = non_inferiority_power(n, flips, margin, design_effect=effect)
+
+    assert 0.0 <= power <= 1.0
+    assert non_inferiority_power(n, flips, margin * 1.5, design_effect=effect) >= power - 1e-9
+    assert non_inferiority_power(n, flips, margin, true_difference=flips / 2, design_effect=effect) >= power - 1e-6
+
+
+@given(st.integers(30, 1000), st.floats(0.01, 0.3))
+@settings(max_examples=10, deadline=None)
+def test_more_flips_hide_larger_losses(n: int, flips: float) -> None:
+    """The margin that n items can show never shrinks when more answers flip."""
+    assert detectable_margin(n, min(1.0, flips * 1.5)) >= detectable_margin(n, flips) - 2e-3
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=12))
+def test_holm_is_between_the_single_test_and_bonferroni(p_values: list[float]) -> None:
+    """Adjusting never strengthens evidence, never exceeds Bonferroni, and keeps the order."""
+    adjusted = holm(p_values)
+
+    for p, q in zip(p_values, adjusted, strict=True):
+        assert p <= q + 1e-15
+        assert q <= min(1.0, p * len(p_values)) + 1e-12 or any(other < p for other in p_values)
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert all(adjusted[i] <= adjusted[j] for i, j in pairwise(order))
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]), max_size=30), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_permutation_p_falls_when_the_skip_model_gets_worse(differences: list[float], seed: int) -> None:
+    """P-values lie in (0, 1]; mirrored scores mirror the question; one harmful point more is never weaker evidence."""
+    p = paired_permutation(differences, "less", n_draws=999, seed=seed)
+
+    assert 0.0 < p <= 1.0
+    if len(differences) <= 11:
+        assert math.isclose(p, paired_permutation([-d for d in differences], "greater"), abs_tol=1e-12)
+        assert paired_permutation([*differences, -1.0], "less") <= p + 1e-12
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_mcnemar_moves_with_the_flips(b: int, c: int) -> None:
+    """One more harmful flip is stronger evidence of harm, one more helpful flip weaker."""
+    p = mcnemar_exact_one_sided(b, c)
+
+    assert mcnemar_exact_one_sided(b + 1, c) <= p + 1e-12
+    assert mcnemar_exact_one_sided(b, c + 1) >= p - 1e-12
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_answer_grades_are_symmetric_fractions(answer: str, reference: str) -> None:
+    """F1 lies within [0, 1] and does not care which text is the reference; an exact match has F1 = 1."""
+    f1 = char_f1(answer, [reference])
+
+    assert 0.0 <= f1 <= 1.0
+    assert f1 == char_f1(reference, [answer])
+    assert char_f1(answer, [answer]) == exact_match(answer, [answer]) == 1.0
+    assert exact_match(answer, [reference]) <= f1
+    assert normalise_answer(normalise_answer(answer)) == normalise_answer(answer)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=2, max_size=12))
+def test_self_consistency_is_a_share_of_pairs(samples: list[str]) -> None:
+    """Between 0 and 1, 1 only if all agree, and the same in any order."""
+    share = self_consistency(samples)
+
+    assert share is not None
+    assert 0.0 <= share <= 1.0
+    assert (share == 1.0) == (len(set(samples)) == 1)
+    assert share == self_consistency(samples[::-1])

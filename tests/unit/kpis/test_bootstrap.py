@@ -25,7 +25,7 @@ def test_agrees_with_scipy_bca() -> None:
         method="BCa",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    ours = cluster_bootstrap_bca(sums, ratio, n_draws=4000)
+    ours = cluster_bootstrap_bca(sums, ratio, n_draws=4000, expanded=False)
     width = reference.high - reference.low
     assert ours.method == "bca"
     assert ours.low == pytest.approx(reference.low, abs=0.05 * width)
@@ -87,3 +87,39 @@ def test_no_cluster_is_refused() -> None:
     """There is no interval of nothing."""
     with pytest.raises(StatisticsError, match="at least one cluster"):
         cluster_bootstrap_bca(np.empty((0, 2)), ratio)
+
+
+def test_drawing_by_kind_is_the_same_experiment() -> None:
+    """600 clusters of few kinds: the interval equals that of the same clusters drawn one by one, up to noise."""
+    generator = np.random.default_rng(8)
+    sums = np.column_stack([generator.integers(-1, 2, 600).astype(float), generator.integers(1, 4, 600).astype(float)])
+
+    by_kind = cluster_bootstrap_bca(sums, ratio, n_draws=8000)
+    one_by_one = cluster_bootstrap_bca(sums + generator.normal(0, 1e-9, sums.shape), ratio, n_draws=8000)
+    assert by_kind.low is not None
+    assert one_by_one.low is not None
+    assert by_kind.high is not None
+    assert one_by_one.high is not None
+    width = one_by_one.high - one_by_one.low
+    assert by_kind.low == pytest.approx(one_by_one.low, abs=0.04 * width)
+    assert by_kind.high == pytest.approx(one_by_one.high, abs=0.04 * width)
+
+
+def test_few_clusters_reach_as_far_as_the_t_interval() -> None:
+    """On near-normal means of 20 clusters the interval is Student's, up to noise; the plain one is shorter."""
+    values = scipy_stats.norm.ppf((np.arange(20) + 0.5) / 20)
+    sums = np.column_stack([values, np.ones(20)])
+
+    student = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    expanded = cluster_bootstrap_bca(sums, ratio, n_draws=20_000)
+    plain = cluster_bootstrap_bca(sums, ratio, n_draws=20_000, expanded=False)
+    assert expanded.high == pytest.approx(student.high, rel=0.03)
+    assert expanded.low == pytest.approx(student.low, rel=0.03)
+    assert plain.high == pytest.approx(student.high * 1.96 * np.sqrt(19 / 20) / 2.093, rel=0.03)
+
+
+def test_two_clusters_have_a_finite_interval() -> None:
+    """At the smallest count the reach is enormous; the interval is then the range of the resamples."""
+    interval = cluster_bootstrap_bca(np.array([[1.0, 4.0], [3.0, 4.0]]), ratio, confidence=0.99)
+
+    assert (interval.low, interval.value, interval.high) == (0.25, 0.5, 0.75)

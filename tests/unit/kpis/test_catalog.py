@@ -3,13 +3,23 @@ import importlib
 import pkgutil
 import re
 import warnings
+from dataclasses import fields
 
 import pytest
 
 import kpis
-from kpis.catalog import CATALOG, IDS, entry
+from kpis import decide
+from kpis.catalog import CATALOG, IDS, Entry, entry
 from kpis.errors import KpiError
+from kpis.gate import KINDS
+from kpis.limits import GateLimits
+from kpis.records import Evidence
+from reports.messages import Catalog
+from reports.view_glossary import build as glossary
+from reports.view_parts import Reader
 
+LIMITS = GateLimits()
+EVIDENCE = Evidence(None, functional_check=False, hardware_matches_target=True, test_openings=0)
 MODULES = [f"kpis.{module.name}" for module in pkgutil.iter_modules(kpis.__path__)]
 
 
@@ -23,11 +33,54 @@ def test_every_entry_is_explained_in_both_languages(kpi: object) -> None:
     """Each text is there, and the Japanese one is Japanese."""
     texts = vars(kpi)
 
-    assert all(texts[field].strip() for field in texts if isinstance(texts[field], str))
+    assert all(text.strip() for text in texts.values() if isinstance(text, str))
     for field in ("name_ja", "meaning_ja"):
         assert re.search(r"[ぁ-んァ-ン一-龥]", texts[field])
     for field in ("name_en", "meaning_en"):
         assert texts[field].isascii()
+
+
+@pytest.mark.parametrize("kpi", CATALOG, ids=IDS)
+def test_every_entry_names_a_function_that_is_there(kpi: Entry) -> None:
+    """One function computes it, and it is documented."""
+    module, _, name = kpi.function.rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+
+    assert callable(function)
+    assert function.__doc__
+
+
+@pytest.mark.parametrize("kpi", CATALOG, ids=IDS)
+def test_catalog_and_gates_agree(kpi: Entry) -> None:
+    """Unit, direction and limits of the catalog are those of the gate that is really built."""
+    kind = KINDS[kpi.id]
+    built = next(row for row in decide.gates(None, None, None, None, EVIDENCE, LIMITS) if row["id"] == kpi.id)
+
+    assert (built["unit"], built["comparator"]) == (kpi.unit, kind.comparator)
+    directions = {"lower_gt": True, "lower_ge": True, "ge": True, "upper_le": False, "le": False}
+    if kind.comparator == "info":
+        assert kpi.gate == "info"
+    else:
+        assert kpi.higher_is_better is directions[kind.comparator]
+        assert (">" in kpi.gate) == kpi.higher_is_better or "<" in kpi.gate
+    assert set(kpi.limits) <= {field.name for field in fields(GateLimits)}
+    named = [name for name in kpi.limits if name in kpi.gate]
+    assert named or kind.comparator == "info" or kpi.id in ("S3", "S4", "D1")
+    if built["limit"] is not None and kpi.limits and built["limit"] != 1.0:
+        assert abs(built["limit"]) == getattr(LIMITS, kpi.limits[0])
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_catalog_and_glossary_agree(language: str) -> None:
+    """The report's glossary holds every KPI, in the order of the catalog, with its meaning and formula."""
+    kpis_shown = glossary(Reader({}, Catalog(language))).kpis
+
+    assert [kpi.id for kpi in CATALOG] == [term.name.split()[0] for term in kpis_shown]
+    for kpi, term in zip(CATALOG, kpis_shown, strict=True):
+        name, meaning = (vars(kpi)[f"{part}_{language}"] for part in ("name", "meaning"))
+        assert name in term.name
+        assert term.text == meaning
+        assert kpi.formula in term.formula
 
 
 def test_unknown_id() -> None:

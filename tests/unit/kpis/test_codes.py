@@ -34,6 +34,14 @@ def test_every_sweep_and_choice_reason_is_emitted() -> None:
     assert set(codes.SWEEP_FAIL_REASONS) | set(codes.CHOICE_REASONS) <= written
 
 
+def test_every_listed_rival_and_business_reason_is_emitted() -> None:
+    """The same for rivals, and for figures that are missing or out of reach."""
+    rivals = strings_in("rivals.py") | {"static_drop_not_measured", "int8_not_measured"}
+
+    assert set(codes.RIVAL_REASONS) | set(codes.RIVAL_STATES) <= rivals
+    assert set(codes.ECONOMICS_REASONS) <= strings_in("economics.py", "energy.py")
+
+
 def test_actions_and_reasons_are_listed() -> None:
     """Every action follows from a listed reason or is given outright, and has its params listed."""
     assert set(ACTIONS_OF_REASON) <= set(codes.VERDICT_REASONS)

@@ -57,7 +57,7 @@ def poc(make_document: Make, make_items: Make, make_cost_inputs: Make) -> Make:
         money = cost(
             make_cost_inputs(speed=SpeedEstimate(changes.get("log_ratio", math.log(1.3)), 0.01, 6)),
             book,
-            gpu_id="aws-g6e-xlarge-tokyo",
+            gpu_id="aws-g6-xlarge-us-east-1",
             api_id="groq-llama-3.1-8b",
             on=changes.get("on", date(2026, 11, 24)),
             limits=limits,
@@ -305,3 +305,24 @@ def test_verdict_needs_every_gate(poc: Make) -> None:
 def test_gate_kinds_are_the_catalog() -> None:
     """Gates, catalog and their order are one list."""
     assert tuple(KINDS) == IDS
+
+
+@pytest.mark.parametrize("name", ["static_drop", "int8"])
+def test_a_better_rival_is_named(poc: Make, name: str) -> None:
+    """A Go becomes conditional, says which rival is better and asks to prefer it."""
+    rows, before = poc()
+    after = verdict(rows, CONTEXT, [{"name": name, "state": "better"}])
+
+    assert before["code"] == "go"
+    assert (after["code"], after["main_reason"]) == ("conditional_go", f"{name}_better")
+    assert after["next_actions"] == [{"code": f"prefer_{name}", "params": {}}]
+
+
+def test_a_rival_never_improves_a_verdict(poc: Make) -> None:
+    """A No-Go stays a No-Go with its own reasons; a rival that is worse or not measured changes nothing."""
+    slower, refused = poc(skip_s=(1.4,) * 6)
+    rows, passed = poc()
+
+    assert verdict(slower, CONTEXT, [{"name": "int8", "state": "better"}]) == refused
+    for state in ("not_better", "not_measured"):
+        assert verdict(rows, CONTEXT, [{"name": "int8", "state": state}]) == passed

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,52 @@ def test_shipped_file_is_complete() -> None:
     assert any(row.currency == "JPY" and row.tax_included for row in book.gpus)
     assert book.fx.is_placeholder
     assert "replace" in book.fx.source
+
+
+def test_shipped_offers() -> None:
+    """Ten to twenty machines: Tokyo, Japanese, spot and on demand; every row dated, sourced and with a confidence."""
+    book = load_prices()
+
+    assert 10 <= len(book.gpus) <= 20
+    assert {"on_demand", "spot"} <= {row.market for row in book.gpus if row.region == "ap-northeast-1"}
+    assert {row.provider for row in book.gpus if row.currency == "JPY"} == {"Sakura internet"}
+    for row in (*book.gpus, *book.apis):
+        assert row.source
+        assert row.as_of <= ON
+        assert stale_state(row.as_of, ON) in ("ok", "warning")
+    for row in book.gpus:
+        assert row.n_gpus == int(row.device.split("x")[0])
+        assert (row.market == "spot") == row.name.endswith("spot")
+
+
+def test_a_source_without_a_date_is_at_least_a_warning() -> None:
+    """Read yesterday is not valid yesterday: the true age is unknown, however fresh the day looks."""
+    book = load_prices().with_fx(150.0, ON, "finance department")
+    undated, dated = book.gpu("aws-g6e-xlarge-tokyo"), book.gpu("aws-g6-xlarge-us-east-1")
+
+    assert not undated.is_dated
+    assert price_fields(book, undated, ON)["stale"] == "warning"
+    assert price_fields(book, dated, ON)["stale"] == "ok"
+    assert price_fields(book, replace(dated, confidence="C"), ON)["stale"] == "warning"
+
+
+def test_spot_twin_is_the_same_machine() -> None:
+    """Provider, device and region must match; a spot row is not its own twin."""
+    book = load_prices()
+
+    twin = book.spot_twin(book.gpu("azure-h100-eastus"))
+    assert twin is not None
+    assert twin.id == "azure-h100-eastus-spot"
+    assert book.spot_twin(book.gpu("azure-h100-eastus-spot")) is None
+    assert book.spot_twin(book.gpu("aws-g6-xlarge-us-east-1")) is None
+
+
+def test_a_machine_without_gpu_slot_is_refused(raw: dict[str, Any]) -> None:
+    """Zero GPUs per machine would divide by nothing."""
+    raw["gpu"][0]["n_gpus"] = 0
+
+    with pytest.raises(PriceError, match="n_gpus must be 1 or more"):
+        parse_prices(raw, "prices.yaml")
 
 
 @pytest.mark.parametrize("value", [None, 0, -1.0, "12", True])

@@ -2,12 +2,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kpis.errors import RecordError
+from kpis.item_table import ItemTable
 from kpis.limits import GateLimits
-from kpis.paired import tango_lower_bound
+from kpis.paired import tango_interval, tango_lower_bound
+from kpis.proportions import wilson
 from kpis.quality import bits_per_byte, bounds, confirmation, perplexity, slices, sweep_passes, sweep_row
+from kpis.quality_bounds import delta_bounds, effect_of
 
 Make = Callable[..., Any]
 LIMITS = GateLimits()
@@ -164,3 +168,29 @@ def test_a_must_pass_case_that_dense_fails_too_is_not_blamed_on_skipping(make_it
     confirmed = confirm([make_document(document_id=name) for name in "ab"], items)
 
     assert (confirmed["n_must_pass"], confirmed["n_must_pass_failed"]) == (1, 0)
+
+
+def test_agreement_of_repeated_items_is_less_certain(make_document: Make, make_items: Make) -> None:
+    """Changed answers that come in whole sources widen the interval of Q3 on both sides, as they do for flips."""
+    documents = [make_document(document_id=name) for name in "ab"]
+
+    independent = bounds(documents, make_items(80, 8, 0, 12), LIMITS)
+    clustered = bounds(documents, make_items(80, 8, 0, 12, per_cluster=4), LIMITS)
+    assert (independent.agreement_low, independent.agreement_high) == wilson(92, 100)
+    assert (clustered.agreement_low or 1) < (independent.agreement_low or 0) - 0.01
+    assert (clustered.agreement_high or 0) > (independent.agreement_high or 1)
+
+
+def test_bounds_reach_at_least_the_effective_number_of_items() -> None:
+    """Eight flips in two of 25 sources are two flips of 25 (times Student's factor), whatever the bootstrap says."""
+    numbers = np.repeat(np.arange(25), 4)
+    harmful = numbers < 2
+    table = ItemTable(np.ones(100, bool), ~harmful, ~harmful, numbers, np.zeros(100, np.intp), 25, ("all",))
+    sums = table.sums(-harmful.astype(float))
+
+    effect = effect_of(sums, harmful_sums := table.sums(harmful.astype(float))[:, 0], 0.90)
+    assert harmful_sums.tolist()[:3] == [4.0, 4.0, 0.0]
+    assert effect == pytest.approx(4.0 * (24 / 25) ** -1 * (99 / 100) * (1.710882 / 1.660391) ** 2, rel=2e-3)
+    assert delta_bounds(table, 0.05, 0, 500)[0] <= tango_lower_bound(8, 0, 100)
+    assert delta_bounds(table, 0.05, 0, 500)[0] <= tango_interval(8 / effect, 0, 100 / effect, 0.90)[0]
+    assert effect_of(table.sums(np.zeros(100)), np.zeros(25), 0.90) == 1.0

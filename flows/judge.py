@@ -1,0 +1,242 @@
+"""Judging a run: records of finished stages -> KPIs -> gates -> cost -> verdict, without a model.
+
+Everything here is arithmetic on stored records, so `skip-poc decide` can do it again in seconds.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flows import evaluation
+from flows.openings import count_openings
+from flows.settings import price_path
+from flows.store import read_json
+from flows.workbench import Workbench
+from kpis import cost as kpi_cost
+from kpis import decide, quality, rivals, speed
+from kpis.cost_inputs import CostInputs, Spending, Volume
+from kpis.prices import load_prices
+from kpis.records import DocumentPair, Evidence, ItemPair, TimingPairs, VerdictContext
+from kpis.stats import Interval
+
+RIVALS = ("static_drop", "int8")
+"""Arms of the confirmation that a buyer could pick instead; one without a record stays None with its reason."""
+Pairs = tuple[list[DocumentPair], list[ItemPair]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The part of a result that is arithmetic: everything from stored records, nothing from a model."""
+
+    parts: dict[str, Any]
+    """Keys of result.json: controls, confirmation, speed, responses, cost, gates, verdict."""
+    rivals: list[dict[str, Any]]
+    costs: CostInputs
+    test_openings: int
+
+
+def _pairs(arm: dict[str, Any]) -> Pairs:
+    documents = [DocumentPair.from_json(row) for row in arm["documents"]]
+    return documents, [ItemPair.from_json(row) for row in arm["items"]]
+
+
+def sweep_rows(bench: Workbench) -> list[dict[str, Any]]:
+    """Return the `sweep` rows of result.json, each with its verdict, none chosen yet."""
+    rows = []
+    for point in evaluation.sweep_points(bench):
+        documents, items = _pairs(point)
+        row = quality.sweep_row(documents, items, seed=bench.settings.model.seed)
+        row.pop("item_reason", None)
+        names = ("index", "threshold", "target_skip_rate", "skip_rate", "skip_rate_per_layer", "estimated_ceiling")
+        row |= {name: point[name] for name in names} | {"chosen": False}
+        row["passes"], row["fail_reasons"] = quality.sweep_passes(row, bench.settings.gates)
+        rows.append(row)
+    return rows
+
+
+def choose(bench: Workbench, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the `choice` object, and the sweep point at which speed is measured.
+
+    Without a passing threshold, speed is still measured, at the most conservative one: the report then shows
+    what would have been gained.
+    """
+    choice = decide.choose(rows, bench.settings.gates)
+    index = choice["sweep_index"]
+    for row in rows:
+        row["chosen"] = row["index"] == index
+    points = evaluation.sweep_points(bench)
+    return choice, points[index if index is not None else min(1, len(points) - 1)]
+
+
+def controls(bench: Workbench) -> list[dict[str, Any]]:
+    """Return the `controls` rows: every arm against the dense tuned model on the same test blocks."""
+    names = {
+        "base_untuned": "base_untuned",
+        "dense_tuned": "dense_tuned",
+        "skiplayer": "skiplayer",
+        "guards_off": "guards_off",
+        "random_mask": "random_mask",
+        "static_drop": "static_drop",
+        "all_executed": "all_executed",
+    }
+    notes = {"static_drop": "not_healed", "guards_off": "guards_off"}
+    if same_weights(bench):
+        notes["all_executed"] = "same_weights_as_dense"
+    rows = []
+    for name, file in names.items():
+        arm = read_json(bench.folder("confirm") / f"arm-{file}.json")
+        documents, items = _pairs(arm)
+        rise: Interval = quality.ppl_rise(documents, seed=bench.settings.model.seed)
+        nll_skip = sum(document.nll_skip for document in documents)
+        n_bytes = sum(document.n_bytes for document in documents)
+        rows.append(
+            {
+                "name": name,
+                "split": "test",
+                "skip_rate": arm["skip_rate"],
+                "ppl": quality.perplexity(nll_skip, sum(document.n_tokens for document in documents)),
+                "ppl_rise": rise.value,
+                "ppl_rise_low": rise.low,
+                "ppl_rise_high": rise.high,
+                "bits_per_byte": quality.bits_per_byte(nll_skip, n_bytes),
+                "item_accuracy": float(np.mean([item.skip_correct for item in items])) if items else None,
+                "note": notes.get(name),
+            }
+        )
+    return rows
+
+
+def same_weights(bench: Workbench) -> bool:
+    """Tell whether the skip model executes with the dense tuned weights: its fine-tune left the base frozen."""
+    tune = bench.settings.model.skip_tune
+    return tune.lora_rank == 0 or tune.steps == 0
+
+
+def confirmed_pairs(bench: Workbench) -> Pairs:
+    """Return the paired records of the one confirmatory test."""
+    return _pairs(read_json(bench.folder("confirm") / "arm-skiplayer.json"))
+
+
+def confirmation(bench: Workbench) -> tuple[dict[str, Any], Pairs]:
+    """Return the `confirmation` object and the pairs it comes from."""
+    arm = read_json(bench.folder("confirm") / "arm-skiplayer.json")
+    floor = read_json(bench.folder("confirm") / "arm-noise_floor.json")
+    documents, items = _pairs(arm)
+    n_layers = len(arm["skip_rate_per_layer"])
+    by_class = {
+        row["class"]: (round((1 - row["skip_rate"]) * row["n"] * n_layers), row["n"] * n_layers)
+        for row in arm["skip_rate_by_class"]
+    }
+    result = quality.confirmation(
+        documents, items, skip_rate=arm["skip_rate"], skip_positions_by_class=by_class,
+        noise_floor_flips=floor["n_flips"] if floor["n"] else None, limits=bench.settings.gates,
+        seed=bench.settings.model.seed,
+    )  # fmt: skip
+    return result, (documents, items)
+
+
+def speed_rows(bench: Workbench) -> tuple[list[dict[str, Any]], list[TimingPairs]]:
+    """Return the `speed` rows, and the pairs of the operating point: decode, then prefill."""
+    rows, headline = [], []
+    for cell in evaluation.timing_rows(bench):
+        pairs = TimingPairs(cell["phase"], cell["batch"], tuple(cell["dense_s"]), tuple(cell["skip_s"]))
+        rate, ceiling = cell["skip_rate"], cell["estimated_ceiling"]
+        trained = cell["routing"] == "trained"
+        rows.append(
+            speed.speed_row(
+                pairs, prompt_tokens=cell["prompt_tokens"], output_tokens=cell["output_tokens"], dtype=cell["dtype"],
+                backend=cell["backend"], routing=cell["routing"], skip_rate=rate,
+                skippable_time_share=0.0 if rate == 0 else (1 - 1 / ceiling) / rate,
+                is_headline=trained and cell["phase"] == "decode",
+            )
+        )  # fmt: skip
+        if trained:
+            headline.append(pairs)
+    return rows, headline
+
+
+def cost_inputs(bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str, Any] | None) -> CostInputs:
+    """Return what the cost model is told: measured seconds and stage hours, and the figures of the plan."""
+    cost = bench.settings.cost
+    decode, prefill = pairs
+    request = speed.request_pairs(prefill, decode, cost.output_tokens)
+    hours = sum(stage.seconds for stage in bench.stages.values()) / 3600
+    return CostInputs(
+        dense_request_s=float(np.median(request.dense_s)),
+        speed=speed.estimate(request),
+        volume=Volume(cost.requests_per_month, cost.input_tokens, cost.output_tokens, cost.peak_requests_per_s,
+                      cost.hours_per_month),
+        spending=Spending(engineer_day_jpy=cost.engineer_jpy_per_day, investment_engineer_days=cost.engineer_days,
+                          investment_gpu_hours=hours, upkeep_other_jpy_per_month=cost.upkeep_jpy_per_month),
+        target_load=cost.target_load, horizon_months=cost.horizon_months, discount_rate=cost.discount_rate,
+        accuracy_dense=None if confirmed is None else confirmed["accuracy_dense"],
+        accuracy_skip=None if confirmed is None else confirmed["accuracy_skip"], basis="measured_this_machine",
+    )  # fmt: skip
+
+
+def pricing(bench: Workbench) -> dict[str, Any]:
+    """Return the keyword arguments of `kpis.cost.cost` and `kpis.economics.economics` that a plan decides."""
+    settings = bench.settings
+    return {
+        "gpu_id": settings.cost.price, "api_id": settings.cost.api, "limits": settings.gates,
+        "on": datetime.date.fromisoformat(bench.run.created_at[:10]), "seed": settings.model.seed,
+    }  # fmt: skip
+
+
+def rival_rows(bench: Workbench, headline: dict[str, Any], *, is_chosen: bool) -> list[dict[str, Any]]:
+    """Return whether a simpler arm of the confirmation is the better choice; nothing is, when none was confirmed."""
+
+    def arm(name: str) -> rivals.Arm | None:
+        path = bench.folder("confirm") / f"arm-{name}.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        return rivals.Arm(_pairs(record)[0], record["skip_rate"], record.get("speedup_low"))
+
+    own = arm("skiplayer") if is_chosen else None
+    others = {name: None if own is None else arm(name) for name in RIVALS}
+    gates = bench.settings.gates
+    return rivals.rivals(own, others, headline["measured_speedup"], gates.alpha, bench.settings.model.seed)
+
+
+def judge(bench: Workbench, choice: dict[str, Any], *, functional_check: bool) -> Judged:
+    """Return gates, cost and verdict of a run whose stages are finished, with what they rest on."""
+    settings = bench.settings
+    is_chosen = choice["threshold"] is not None
+    confirmed, pairs = confirmation(bench) if is_chosen else (None, None)
+    timing, headline_pairs = speed_rows(bench)
+    headline = next(row for row in timing if row["is_headline"])
+    decode, prefill = headline_pairs
+    responses = speed.responses(
+        ttft_dense_s=prefill.dense_s, ttft_skip_s=prefill.skip_s, tpot_dense_s=decode.dense_s,
+        tpot_skip_s=decode.skip_s, slo_ttft_s=settings.gates.slo_ttft_s, slo_tpot_s=settings.gates.slo_tpot_s,
+        load="batch 1, one request at a time", min_p99_samples=settings.gates.min_p99_samples,
+    )  # fmt: skip
+    costs = cost_inputs(bench, headline_pairs, confirmed)
+    money = kpi_cost.cost(costs, load_prices(price_path(settings, bench.settings_path)), **pricing(bench))
+    bounds = None if pairs is None else quality.bounds(*pairs, settings.gates, seed=settings.model.seed)
+    openings = count_openings(bench.store.root, bench.key("confirm")) if is_chosen else 0
+    evidence = Evidence(bounds=bounds, functional_check=functional_check, hardware_matches_target=not functional_check,
+                        test_openings=openings)  # fmt: skip
+    gates = decide.gates(confirmed, headline, responses, money, evidence, settings.gates)
+    context = VerdictContext(
+        functional_check=functional_check, threshold_chosen=is_chosen, test_openings=openings,
+        max_test_openings=settings.gates.max_test_openings, price_age_days=money["price"]["age_days"],
+        price_limit_days=settings.gates.price_warning_days,
+    )  # fmt: skip
+    beside = rival_rows(bench, headline, is_chosen=is_chosen)
+    parts = {
+        "controls": controls(bench) if is_chosen else [], "confirmation": confirmed, "speed": timing,
+        "responses": responses, "cost": money, "gates": gates, "verdict": decide.verdict(gates, context, beside),
+    }  # fmt: skip
+    return Judged(parts, beside, costs, openings)
+
+
+def functional_check_reasons(device: str, profile: str) -> list[str]:
+    """Return why a run proves nothing about the target, as codes; empty when it may prove something."""
+    rules = (("cpu_device", device == "cpu"), ("quick_profile", profile == "quick"))
+    return [code for code, holds in rules if holds]
