@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
-from flows.store import StageResult, read_json, sha256_file, write_json
+from flows.store import StageResult, read_json, write_json
 from flows.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def insight(bench: Workbench, point: dict[str, Any]) -> StageResult:
         "insight": dataclasses.asdict(config.insight),
         "blocks": [config.sweep.validation_tokens, config.sweep.block_tokens],
         "guards": [config.skip.force_critical, config.skip.class_margins],
-        "terms": None if bench.glossary_path is None else sha256_file(bench.glossary_path),
         "with_text": with_text,
         "seed": config.seed,
     }
