@@ -24,15 +24,13 @@ class Family:
     """Name of the attention module inside a decoder layer."""
     ffn: str | None = "mlp"
     """Name of the feed-forward module inside a decoder layer; None where it is not a module of its own."""
-    has_engine: bool = False
-    """Whether `skipmodel.engine` can execute it: RMSNorm, rotary positions, gated SiLU, no extra norms."""
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("model.layers", has_engine=True),
-    "mistral": Family("model.layers", has_engine=True),
-    "qwen2": Family("model.layers", has_engine=True),
-    "qwen3": Family("model.layers", has_engine=True),
+    "llama": Family("model.layers"),
+    "mistral": Family("model.layers"),
+    "qwen2": Family("model.layers"),
+    "qwen3": Family("model.layers"),
     "gemma": Family("model.layers"),
     "gemma2": Family("model.layers"),
     "gemma3_text": Family("model.layers"),

@@ -1,4 +1,4 @@
-"""Weight-only int8, the rival that a buyer would pick first: quality only, no int8 kernels.
+"""Weight-only int8, the rival that a buyer would pick first. `quantise` is for its quality; the engine runs the codes.
 
 Per output channel o of a linear map, symmetric, round to nearest:
 
@@ -24,11 +24,14 @@ from skipmodel.families import decoder_layers
 LARGEST_CODE = 127
 
 
-def round_to_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 codes (O, I) and float32 scales (O, 1); a channel of zeros has scale 0 and codes 0."""
+def round_to_int8(weight_OI: Tensor, scale_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Return int8 codes (O, I) and scales (O, 1); a channel of zeros has scale 0 and codes 0.
+
+    Scales are rounded to `scale_dtype` first and codes chosen for the rounded ones, so nothing is lost by that.
+    """
     weight = weight_OI.detach().float()
-    scale_O1 = weight.abs().amax(1, keepdim=True) / LARGEST_CODE
-    codes_OI = (weight / scale_O1.clamp_min(torch.finfo(torch.float32).tiny)).round()
+    scale_O1 = (weight.abs().amax(1, keepdim=True) / LARGEST_CODE).to(scale_dtype)
+    codes_OI = (weight / scale_O1.float().clamp_min(torch.finfo(torch.float32).tiny)).round()
     return codes_OI.clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8), scale_O1
 
 

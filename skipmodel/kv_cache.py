@@ -23,19 +23,22 @@ from skipmodel.errors import ConfigError
 
 
 class KVCache:
-    """Preallocated keys and values of all layers; appending copies into place and allocates nothing."""
+    """Preallocated keys and values of all layers; appending copies into place and allocates nothing.
+
+    A layer's keys and values lie in one tensor, key heads before value heads, so that one copy stores both.
+    """
 
     def __init__(
         self, n_layers: int, batch: int, capacity: int, n_kv_heads: int, head_width: int, dtype: torch.dtype,
         device: torch.device,
     ) -> None:  # fmt: skip
-        shape = (n_layers, batch, n_kv_heads, capacity, head_width)
-        self.keys_LBGSE = torch.zeros(shape, dtype=dtype, device=device)
-        self.values_LBGSE = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (batch, 2 * n_kv_heads, capacity, head_width)
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        self.n_kv_heads = n_kv_heads
         self.capacity = capacity
         self.length = 0
 
-    def append(self, layer: int, keys_BGTE: Tensor, values_BGTE: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, key_value_B2GTE: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's keys and values of one layer behind the current length; return all held so far.
 
         The length itself grows only by `advance`, once all layers have appended.
@@ -43,12 +46,31 @@ class KVCache:
         Raises:
             ConfigError: The capacity is too small.
         """
-        end = self.length + keys_BGTE.shape[2]
+        self.room_for(key_value_B2GTE.shape[2])
+        end = self.length + key_value_B2GTE.shape[2]
+        held_B2GSE = self.layers[layer][:, :, :end]
+        held_B2GSE[:, :, self.length :] = key_value_B2GTE
+        return held_B2GSE[:, : self.n_kv_heads], held_B2GSE[:, self.n_kv_heads :]
+
+    def put(self, layer: int, key_value_2GE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values of one token of one sequence, (2*G, E); as `append`, with less ado.
+
+        The caller has checked the capacity (`room_for`).
+        """
+        held_2GSE = self.layers[layer][0]
+        held_2GSE.select(1, self.length).copy_(key_value_2GE)
+        held_12GSE = held_2GSE.narrow(1, 0, self.length + 1).unsqueeze(0)
+        return held_12GSE.narrow(1, 0, self.n_kv_heads), held_12GSE.narrow(1, self.n_kv_heads, self.n_kv_heads)
+
+    def room_for(self, n_tokens: int) -> None:
+        """Refuse to go beyond the capacity.
+
+        Raises:
+            ConfigError: The capacity is too small.
+        """
+        end = self.length + n_tokens
         if end > self.capacity:
             raise ConfigError(f"K/V cache holds {self.capacity} positions, {end} asked for; make it larger")
-        self.keys_LBGSE[layer, :, :, self.length : end] = keys_BGTE
-        self.values_LBGSE[layer, :, :, self.length : end] = values_BGTE
-        return self.keys_LBGSE[layer, :, :, :end], self.values_LBGSE[layer, :, :, :end]
 
     def advance(self, n_tokens: int) -> None:
         """Make the appended positions part of the past."""

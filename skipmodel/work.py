@@ -25,12 +25,19 @@ class Work:
             skip path); 0 where nothing can skip.
         total: All weights read for one token: layers and vocabulary matrix.
         n_layers: Decoder layers of the model.
+        vocabulary: Weights of the vocabulary matrix, which a prefill multiplies by the last token only.
+        per_key: Per unit, multiplications of one query with one key and its value over all heads; 0 for units
+            without attention.
+        per_key_total: The same over all layers, routed or not.
     """
 
     unit_share: tuple[float, ...]
     skippable: tuple[int, ...]
     total: int
     n_layers: int
+    vocabulary: int = 0
+    per_key: tuple[int, ...] = ()
+    per_key_total: int = 0
 
     def skip_rate(self, rate_per_unit: Sequence[float]) -> float:
         """Share of all layer executions skipped: sum of rate * unit_share, over the number of layers.
@@ -55,6 +62,24 @@ class Work:
         saved = sum(rate * weights for rate, weights in zip(rate_per_unit, self.skippable, strict=True))
         return 1.0 / (1.0 - saved / self.total)
 
+    def prefill_ceiling(self, rate_per_unit: Sequence[float], n_tokens: int) -> float:
+        """Return the same mark for reading a prompt at once, where multiplications count and not weights read.
+
+        **Formula**: 1 / (1 - sum_l s_l * (w_l + a_l * k) / W), W = (weights of the layers) + A * k + vocabulary / T;
+        s_l skip rate of unit l, w_l its skippable weights, a_l its multiplications per key, A those
+        of all layers, T prompt tokens, k = (T + 1) / 2 keys that a token sees on average.
+        **Source**: ours; norms, activations and the softmax are not counted.
+        """
+        n_keys = (n_tokens + 1) / 2
+        per_key = self.per_key or (0,) * len(self.skippable)
+        # Units that cannot skip are in the total and save nothing, whatever their rate says.
+        saved = sum(
+            rate * (weights + keys * n_keys)
+            for rate, weights, keys in zip(rate_per_unit, self.skippable, per_key, strict=True) if weights > 0
+        )  # fmt: skip
+        total = self.total - self.vocabulary * (1 - 1 / n_tokens) + self.per_key_total * n_keys
+        return 1.0 / (1.0 - saved / total)
+
 
 def in_order(logits_LM: Tensor, share_L: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of all units and tokens from the lowest up, and the layer executions up to each of them.
@@ -75,8 +100,9 @@ def count_work(model: Any) -> Work:
     heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     n_kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    attention = 2 * heads * head_width
     key_value = 2 * config.hidden_size * n_kv_heads * head_width if model.config.kv == "project" else 0
-    shares, skippable = [], []
+    shares, skippable, per_key = [], [], []
     for index, unit in enumerate(model.units):
         layer = index * len(layers) // len(model.units)
         size = _base_size(unit)
@@ -84,8 +110,12 @@ def count_work(model: Any) -> Work:
         is_ffn = family.ffn is not None and unit is layers[layer].get_submodule(family.ffn)
         saved = size - (0 if is_ffn else key_value) - sum(p.numel() for p in _path_of(unit))
         skippable.append(saved if index in model.config.routed_units else 0)
-    total = sum(layer_size) + model.get_output_embeddings().weight.numel()
-    return Work(tuple(shares), tuple(skippable), total, len(layers))
+        per_key.append(0 if is_ffn else attention)
+    vocabulary = model.get_output_embeddings().weight.numel()
+    total = sum(layer_size) + vocabulary
+    return Work(
+        tuple(shares), tuple(skippable), total, len(layers), vocabulary, tuple(per_key), attention * len(layers)
+    )
 
 
 def _base_size(module: nn.Module) -> int:

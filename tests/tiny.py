@@ -33,7 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": N_LAYERS, "num_attention_heads": 4,
             "vocab_size": VOCAB, "max_position_embeddings": 64, "word_embed_proj_dim": 32, "dropout": 0.0},
 }  # fmt: skip
-ENGINE_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+ENGINE_FAMILIES = tuple(FAMILIES)
 
 
 def make_base(family: str = "llama", seed: int = 0) -> Any:

@@ -1,9 +1,10 @@
 """Executing a routed model with the skipped work left out.
 
 `Engine.hidden` is the gathered backend: per layer, only executed rows meet the large matrices; their queries
-attend to the keys and values of all tokens at the true positions. `Engine.step` is the branch backend: one
-token, one decision per layer, and a skipped layer touches its K/V, router and skip-path weights only. Both
-run densely, through the same kernels, when no routing is given: that is the baseline they are timed against.
+attend to the keys and values of all tokens at the true positions. `Engine.step` is the branch backend
+(`skipmodel.engine.branch`): one token, one decision per layer, and a skipped layer touches its K/V, router and
+skip-path weights only. Both run densely, through the same kernels, when no routing is given: that is the baseline
+they are timed against.
 
 Legend: B sequences, T tokens in this call, S key positions, N = B*T rows, X executed rows, D width,
 H query heads, G key/value heads, E head width, L layers, V vocabulary.
@@ -17,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
-from skipmodel.engine.attention import Attention
-from skipmodel.engine.weights import LayerWeights, extract, shares_router_norm
+from skipmodel.engine.attention import Attention, Pass
+from skipmodel.engine.branch import Branch, Decide
+from skipmodel.engine.layouts import extract
+from skipmodel.engine.positions import RotaryTables
+from skipmodel.engine.weights import LayerWeights, SkipWeights, path_update, rms_factor
 from skipmodel.gate import execute_mask
 from skipmodel.kv_cache import KVCache
 from skipmodel.router import normalise
@@ -58,12 +61,23 @@ class EngineOutput:
 
 
 class Engine:
-    """Executes the weights of a `SkipLayerForCausalLM`; holds its own fused copy of them."""
+    """Executes the weights of a `SkipLayerForCausalLM`; holds its own fused copy of them.
 
-    def __init__(self, model: Any) -> None:
-        self.weights = extract(model)
-        self._shared_norm = shares_router_norm(self.weights)
+    Args:
+        model: The model; its vocabulary matrix and norms are copied too.
+        is_int8: Keep the matrices of the layers as int8 (`skipmodel.int8`); embedding and vocabulary stay.
+
+    Attributes:
+        group_rows: Executed rows that go through a layer's matrices at once in a gathered pass; 0 for all.
+    """
+
+    def __init__(self, model: Any, *, is_int8: bool = False) -> None:
+        self.weights = extract(model, is_int8=is_int8)
+        self.is_int8 = is_int8
+        self.group_rows = 0
         self.force_first_positions: int = model.config.force_first_positions
+        self._tables = RotaryTables(self.weights)
+        self._branch = Branch(self.weights, self._tables)
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +117,7 @@ class Engine:
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Return an empty cache for this model."""
         w = self.weights
-        return KVCache(
-            self.n_layers, batch, capacity, w.n_kv_heads, w.head_width, w.embedding.dtype, w.embedding.device
-        )
+        return KVCache(self.n_layers, batch, capacity, w.n_kv_heads, w.head_width, self.dtype, self.device)
 
     def routing(self, threshold_logit: float) -> Routing:
         """Return learned routing at this threshold, with the model's own guards."""
@@ -113,7 +125,12 @@ class Engine:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return vocabulary logits (..., V) of scaled hidden states (..., D)."""
-        return linear(hidden, self.weights.head)
+        w = self.weights
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = w.head.vector(rows[0])[None] if len(rows) == 1 else w.head.rows(rows)
+        if w.logit_cap is not None:
+            logits = torch.tanh(logits / w.logit_cap) * w.logit_cap
+        return logits.view(*hidden.shape[:-1], -1)
 
     @torch.inference_mode()
     def hidden(
@@ -133,106 +150,120 @@ class Engine:
             ids_BT: Token ids, (B, T).
             routing: None runs densely.
             cache: Earlier keys and values; extended and advanced by this call.
-            position_BT: Rotary positions; counted on from the cache when absent.
+            position_BT: Positions; counted on from the cache when absent.
             allowed_BTS: Which keys each token may see, (B, T, S); causal when absent. A row must see one key.
             forced_BT: True where a guard forces every layer to run.
             margin_BT: Added to the router logits by a guard, (B, T).
         """
         w = self.weights
-        margin_N = 0.0 if margin_BT is None else margin_BT.reshape(-1)
         n_past = 0 if cache is None else cache.length
         n_batch, n_tokens = ids_BT.shape
         if position_BT is None:
             position_BT = torch.arange(n_past, n_past + n_tokens, device=ids_BT.device).expand(n_batch, -1)
-        hidden_ND = w.embedding[ids_BT].reshape(n_batch * n_tokens, -1)
-        cos, sin = w.rotary(w.embedding[:1, None], position_BT)
-        rotary = (cos.reshape(-1, 1, cos.shape[-1]), sin.reshape(-1, 1, sin.shape[-1]))
-        is_causal = allowed_BTS is None and n_past == 0
-        if allowed_BTS is None:
-            key = torch.arange(n_past + n_tokens, device=ids_BT.device)
-            query = torch.arange(n_past, n_past + n_tokens, device=ids_BT.device)
-            allowed_BTS = (key[None] <= query[:, None]).expand(n_batch, -1, -1)
+            self._tables.reach(n_past + n_tokens)
+        else:
+            self._tables.reach(int(position_BT.max()) + 1)
+        hidden_ND = self._embed(ids_BT, position_BT)
+        call = Pass((n_batch, n_tokens), n_past, self._tables.of_rows(position_BT), allowed_BTS, cache)
         forced_N = None
         if routing is not None:
             forced = position_BT < routing.force_first_positions
             forced_N = (forced if forced_BT is None else forced | forced_BT).reshape(-1)
+        margin_N = None if margin_BT is None else margin_BT.reshape(-1)
         masks: list[Tensor] = []
         logits: list[Tensor] = []
         for index, layer in enumerate(w.layers):
-            attend = Attention(w, index, layer, (n_batch, n_tokens), rotary, allowed_BTS, is_causal, cache)
-            if routing is None or not layer.is_routed:
-                hidden_ND = self._dense_layer(layer, hidden_ND, attend)
-                masks.append(torch.ones(len(hidden_ND), dtype=torch.bool, device=hidden_ND.device))
-            else:
-                hidden_ND, mask_N, logit_N = self._routed_layer(
-                    index, layer, hidden_ND, attend, routing, forced_N, margin_N
-                )
-                masks.append(mask_N)
-                logits.append(logit_N)
+            attend = Attention(w, index, layer, call)
+            if routing is None or layer.skip is None:
+                self._dense_layer(layer, hidden_ND, attend)
+                if routing is not None:
+                    masks.append(torch.ones(len(hidden_ND), dtype=torch.bool, device=hidden_ND.device))
+                continue
+            scaled_ND = w.scale(hidden_ND)
+            normal_ND = scaled_ND if w.router_shares_norm else normalise(hidden_ND)
+            logit_N = layer.skip.router(normal_ND)
+            mask_N = self._decide(index, logit_N, routing, forced_N, margin_N)
+            self._routed_layer(layer, layer.skip, hidden_ND, scaled_ND, normal_ND, attend, mask_N)
+            masks.append(mask_N)
+            logits.append(logit_N)
         if cache is not None:
             cache.advance(n_tokens)
-        scaled = self._scale(hidden_ND).view(n_batch, n_tokens, -1)
+        scaled = w.scale(hidden_ND).view(n_batch, n_tokens, -1)
         shape = (-1, n_batch, n_tokens)
         mask_LBT = None if routing is None else torch.stack(masks).view(shape)
         logit_LBT = torch.stack(logits).view(shape) if logits else scaled.new_empty(0, n_batch, n_tokens)
         return EngineOutput(scaled, mask_LBT, logit_LBT)
 
-    def _scale(self, hidden: Tensor) -> Tensor:
-        """RMSNorm without its weight, which is folded into the matrices behind it."""
-        wide = hidden.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.weights.norm_eps)).to(hidden.dtype)
+    def _embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
+        w = self.weights
+        hidden_BTD = w.embedding[ids_BT]
+        if w.embedding_scale != 1.0:
+            hidden_BTD = hidden_BTD * w.embedding_scale
+        if w.positions_PD is not None:
+            hidden_BTD = hidden_BTD + w.positions_PD[position_BT]
+        return hidden_BTD.reshape(ids_BT.numel(), -1)
 
-    def _mlp(self, layer: LayerWeights, hidden: Tensor) -> Tensor:
-        gate, up = linear(self._scale(hidden), layer.gate_up).chunk(2, -1)
-        return linear(silu(gate) * up, layer.mlp_down)
-
-    def _dense_layer(self, layer: LayerWeights, hidden_ND: Tensor, attend: Attention) -> Tensor:
-        qkv = linear(self._scale(hidden_ND), layer.qkv, layer.qkv_bias)
-        attend.store(qkv[:, layer.n_query :])
-        attended = attend(qkv[:, : layer.n_query], None)
-        hidden_ND = hidden_ND + linear(attended, layer.out, layer.out_bias)
-        return hidden_ND + self._mlp(layer, hidden_ND)
-
-    def _routed_layer(
-        self,
-        index: int,
-        layer: LayerWeights,
-        hidden_ND: Tensor,
-        attend: Attention,
-        routing: Routing,
-        forced_N: Tensor | None,
-        margin_N: Tensor | float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        scaled_ND = self._scale(hidden_ND)
-        normal_ND = scaled_ND if self._shared_norm else normalise(hidden_ND)
-        key_value, logit_N = self._front(layer, scaled_ND, normal_ND)
-        attend.store(key_value)
+    def _decide(
+        self, index: int, logit_N: Tensor, routing: Routing, forced_N: Tensor | None, margin_N: Tensor | None
+    ) -> Tensor:
         if routing.override_mask_LBT is None:
-            mask_N = execute_mask(logit_N + margin_N, routing.threshold_logit + self.weights.threshold_offsets[index])
+            logit_N = logit_N if margin_N is None else logit_N + margin_N
+            mask_N = execute_mask(logit_N, routing.threshold_logit + self.weights.threshold_offsets[index])
         else:
             mask_N = routing.override_mask_LBT[index].reshape(-1)
-        if forced_N is not None:
-            mask_N = mask_N | forced_N
-        executed = mask_N.nonzero().squeeze(1)
-        skipped = (~mask_N).nonzero().squeeze(1)
-        result_ND = hidden_ND
-        if len(skipped) and layer.path is not None:
-            result_ND = hidden_ND.index_add(0, skipped, layer.path(normal_ND[skipped]))
-        if len(executed):
-            query = linear(scaled_ND[executed], layer.query, layer.query_bias)
-            rows_XD = hidden_ND[executed] + linear(attend(query, mask_N), layer.out, layer.out_bias)
-            rows_XD = rows_XD + self._mlp(layer, rows_XD)
-            result_ND = result_ND.index_copy(0, executed, rows_XD)
-        return result_ND, mask_N, logit_N
+        return mask_N if forced_N is None else mask_N | forced_N
 
-    def _front(self, layer: LayerWeights, scaled: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, values and router logits of all rows; one product where dtype and norm allow it."""
-        if layer.router is None:
-            raise AssertionError("the front product exists for routed layers only")
-        if self._shared_norm and layer.front is not None:
-            front = linear(scaled, layer.front, layer.front_bias)
-            return front[..., :-1], front[..., -1]
-        return linear(scaled, layer.key_value, layer.key_value_bias), layer.router(normal)
+    def _dense_layer(self, layer: LayerWeights, hidden_ND: Tensor, attend: Attention) -> None:
+        """Run a layer on all rows, in place."""
+        qkv = layer.qkv.rows(self.weights.scale(hidden_ND))
+        n_query = layer.query.n_outputs
+        attend.store(qkv[:, n_query:])
+        self._execute(layer, hidden_ND, attend(qkv[:, :n_query], None), None)
+
+    def _routed_layer(
+        self, layer: LayerWeights, skip: SkipWeights, hidden_ND: Tensor, scaled_ND: Tensor, normal_ND: Tensor,
+        attend: Attention, mask_N: Tensor,
+    ) -> None:  # fmt: skip
+        """Run a layer on the rows of the mask and the skip path on the others, in place."""
+        n_kept = layer.qkv.n_outputs - layer.query.n_outputs
+        attend.store(skip.key_value.part(0, n_kept).rows(scaled_ND))
+        executed_X = mask_N.nonzero().squeeze(1)
+        if len(executed_X) < len(mask_N) and skip.path_up is not None:
+            skipped = (~mask_N).nonzero().squeeze(1)
+            down = skip.key_value.part(n_kept, skip.key_value.n_outputs) if skip.path_down is None else skip.path_down
+            hidden_ND.index_add_(0, skipped, path_update(skip, down.rows(normal_ND.index_select(0, skipped))))
+        for rows_X in executed_X.split(self.group_rows or max(1, len(executed_X))):
+            if len(rows_X) == len(mask_N):
+                self._execute(layer, hidden_ND, attend(layer.query.rows(scaled_ND), None), None)
+            elif len(rows_X):
+                query = layer.query.rows(scaled_ND.index_select(0, rows_X))
+                self._execute(layer, hidden_ND, attend(query, rows_X), rows_X)
+
+    def _execute(self, layer: LayerWeights, hidden_ND: Tensor, attended: Tensor, rows_X: Tensor | None) -> None:
+        """Add a layer's updates to some rows, all when None, in place."""
+        w = self.weights
+        before = hidden_ND if rows_X is None else hidden_ND.index_select(0, rows_X)
+        update = layer.out.rows(attended)
+        if layer.attention_norm_D is not None:
+            update = self._normed(update, layer.attention_norm_D)
+        after = before + update
+        inner = layer.up.rows(w.scale(before if w.is_parallel else after))
+        if w.is_gated:
+            gate, up = inner.chunk(2, -1)
+            inner = w.activation(gate) * up
+        else:
+            inner = w.activation(inner)
+        update = layer.down.rows(inner)
+        if layer.mlp_norm_D is not None:
+            update = self._normed(update, layer.mlp_norm_D)
+        if rows_X is None:
+            torch.add(after, update, out=hidden_ND)
+        else:
+            hidden_ND.index_copy_(0, rows_X, after + update)
+
+    def _normed(self, update: Tensor, weight_D: Tensor) -> Tensor:
+        wide = update.float()
+        return (wide * rms_factor(wide, self.weights.norm_eps)).to(update.dtype) * weight_D
 
     @torch.inference_mode()
     def step(
@@ -251,40 +282,27 @@ class Engine:
             token: Token id, (1, 1).
             cache: Holds all earlier positions; extended by this one.
             routing: None runs densely.
-            execute_L: Decisions given instead of the routers' (random routing for timings).
+            execute_L: Decisions given instead of the routers' (random routing for timings); the routers are asked
+                all the same, so that their cost is in the time.
             forced: A guard makes this token execute every layer.
             margin: Added to the router logits by a guard.
 
         Returns:
             Logits (1, V) and the number of layers skipped.
         """
-        w = self.weights
-        position = torch.full((1, 1), cache.length, device=token.device)
-        cos, sin = w.rotary(w.embedding[:1, None], position)
-        rotary = (cos.reshape(1, 1, -1), sin.reshape(1, 1, -1))
-        hidden = w.embedding[token[0]]
-        may_skip = routing is not None and not forced and cache.length >= routing.force_first_positions
-        n_skipped = 0
-        for index, layer in enumerate(w.layers):
-            attend = Attention(w, index, layer, (1, 1), rotary, None, False, cache)
-            if not (may_skip and layer.is_routed):
-                hidden = self._dense_layer(layer, hidden, attend)
-                continue
-            scaled = self._scale(hidden)
-            normal = scaled if self._shared_norm else normalise(hidden)
-            key_value, logit = self._front(layer, scaled, normal)
-            attend.store(key_value)
-            if routing is not None and execute_L is None:
-                runs = logit.item() + margin >= routing.threshold_logit + w.threshold_offsets[index]
+        decide: Decide | None = None
+        if routing is not None and not forced and cache.length >= routing.force_first_positions:
+            if execute_L is not None:
+                decide = _given(execute_L)
             else:
-                runs = execute_L is None or execute_L[index]
-            if runs:
-                attended = attend(linear(scaled, layer.query, layer.query_bias), None)
-                hidden = hidden + linear(attended, layer.out, layer.out_bias)
-                hidden = hidden + self._mlp(layer, hidden)
-            else:
-                n_skipped += 1
-                if layer.path is not None:
-                    hidden = hidden + layer.path(normal)
-        cache.advance(1)
-        return self.logits(self._scale(hidden)), n_skipped
+                decide = _by_threshold([routing.threshold_logit + cut for cut in self.threshold_offsets], margin)
+        hidden_D, n_skipped = self._branch.step(token, cache, decide)
+        return self.logits(hidden_D[None]), n_skipped
+
+
+def _given(execute_L: list[bool]) -> Decide:
+    return lambda index, logit: execute_L[index]
+
+
+def _by_threshold(cut_L: list[float], margin: float) -> Decide:
+    return lambda index, logit: logit + margin >= cut_L[index]

@@ -8,14 +8,14 @@ Legend: B sequences, T tokens in this call, S key positions, L routed units, D w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from skipmodel.engine.executor import Engine, EngineOutput, Routing
-from skipmodel.families import family_of
+from skipmodel.engine.layouts import why_not
 from skipmodel.work import Work
 
 
@@ -165,12 +165,16 @@ class MaskedEngine:
 AnyEngine = Engine | MaskedEngine
 
 
-def open_engine(model: Any) -> AnyEngine:
-    """Return the fastest engine that can run this model: gathered and branching, or else masked."""
-    config = model.config
-    usual = config.unit == "layer" and config.kv == "project"
-    windowed = getattr(config.text_config, "use_sliding_window", False) or (
-        config.text_config.model_type == "mistral" and getattr(config.text_config, "sliding_window", None)
-    )
-    has_engine = family_of(config.text_config.model_type).has_engine
-    return Engine(model) if has_engine and usual and not windowed else MaskedEngine(model)
+def open_engine(model: Any, weights: Literal["float", "int8"] = "float") -> AnyEngine:
+    """Return the fastest engine that can run this model: gathered and branching, or else masked.
+
+    Args:
+        model: A `SkipLayerForCausalLM`.
+        weights: `int8` keeps the layers' matrices as int8 codes; an engine of its own is needed for that.
+
+    Raises:
+        ConfigError: int8 is asked for and the model runs masked only.
+    """
+    if weights == "int8" or why_not(model) is None:
+        return Engine(model, is_int8=weights == "int8")
+    return MaskedEngine(model)

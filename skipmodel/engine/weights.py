@@ -1,160 +1,165 @@
-"""The weights of a Llama-like model, laid out for execution.
+"""The weights of a routed model, laid out for execution; one shape for all families.
 
-Norm weights are folded into the matrices behind them, and matrices that read the same input are fused, so
-that a skipped layer costs one small product: keys, values and router logit together.
+Norm weights are folded into the matrices behind them, and matrices that read the same input share one storage, so
+that dense execution reads queries, keys and values in one product, and a skipped layer keys, values and the inner
+rows of its skip path in one:
+
+    front = [ queries | keys, values | inner rows of the skip path ]
+              executed: --------------|
+                        skipped: ------------------------------------
+
+Legend: D width, R inner width of a skip path, E head width, P positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, silu
 
-from skipmodel.errors import ConfigError
-from skipmodel.families import family_of
-from skipmodel.router import NORM_EPS, TokenRouter
-from skipmodel.skip_path import IdentitySkipPath
+from skipmodel.engine.matrix import Matrix
+from skipmodel.router import NORM_EPS, PaperRouter, TokenRouter
+from skipmodel.skip_path import AdapterSkipPath, IdentitySkipPath
 from skipmodel.work import Work
 
 
 @dataclass(frozen=True)
+class SkipWeights:
+    """Router and skip path of a routed layer."""
+
+    router: nn.Module
+    router_D: Tensor | None
+    """Weights of a linear router in float32; None for others, which are called."""
+    router_bias: float
+    key_value: Matrix
+    """Keys and values, then the inner rows of the skip path where it reads the same input."""
+    path_down: Matrix | None
+    """Inner rows of the path where its input differs from the layer's; None where `key_value` has them."""
+    path_up: Matrix | None
+    """None for identity."""
+    is_adapter: bool
+    """Whether SiLU stands between both."""
+
+
+@dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. Matrices are (out, in); biases are None where the family has none."""
+    """One decoder layer; `skip` is None where tokens cannot skip."""
 
-    qkv: Tensor
-    """Query, key and value rows; the dense path reads them at once."""
-    qkv_bias: Tensor | None
-    n_query: int
-    """Rows of qkv that make queries; the rest makes keys and values."""
-    out: Tensor
-    out_bias: Tensor | None
-    gate_up: Tensor
-    mlp_down: Tensor
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    key_value: Tensor
-    key_value_bias: Tensor | None
-    front: Tensor | None
-    """Key, value and router rows of a routed layer with a linear router; None elsewhere."""
-    front_bias: Tensor | None
-    router: nn.Module | None
-    """Router alone, for kinds and dtypes that a fused product cannot serve; None where tokens cannot skip."""
-    path: nn.Module | None
-    """The skip path; None for identity."""
-
-    @property
-    def query(self) -> Tensor:
-        """Query rows of the fused matrix."""
-        return self.qkv[: self.n_query]
-
-    @property
-    def query_bias(self) -> Tensor | None:
-        """Their bias."""
-        return None if self.qkv_bias is None else self.qkv_bias[: self.n_query]
+    qkv: Matrix
+    query: Matrix
+    out: Matrix
+    up: Matrix
+    """Gate and up rows of a gated MLP, or its only inner rows."""
+    down: Matrix
+    query_norm_E: Tensor | None
+    key_norm_E: Tensor | None
+    attention_norm_D: Tensor | None
+    """Weights of a norm behind the attention's output (Gemma 2 and 3)."""
+    mlp_norm_D: Tensor | None
+    """The same behind the MLP."""
+    rotary: str | None
+    """Which rotary table; None for learned positions."""
+    window: int | None
+    """Keys further back than this many positions are not seen."""
+    skip: SkipWeights | None
 
     @property
     def is_routed(self) -> bool:
         """Whether tokens may skip this layer."""
-        return self.router is not None
+        return self.skip is not None
 
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """All layers, and what stands before and behind them."""
+    """All layers, what stands before and behind them, and the facts of the family that execution needs."""
 
     layers: list[LayerWeights]
     threshold_offsets: list[float]
     """Per layer, added to the threshold's logit."""
     work: Work
     embedding: Tensor
-    head: Tensor
+    embedding_scale: float
+    positions_PD: Tensor | None
+    """Learned positions."""
+    head: Matrix
     """Vocabulary matrix with the final norm folded in."""
-    rotary: nn.Module
+    logit_cap: float | None
+    norm: Literal["rms", "layer"]
+    norm_eps: float
+    activation: Callable[[Tensor], Tensor]
+    is_gated: bool
+    is_parallel: bool
+    """Whether attention and MLP read the same input (GPT-NeoX)."""
     n_heads: int
     n_kv_heads: int
     head_width: int
-    norm_eps: float
+    rotary_width: int
+    attention_scale: float
+    attention_cap: float | None
+    rotary: Any
+    """The model's module of rotary angles; None for learned positions."""
+
+    @property
+    def router_shares_norm(self) -> bool:
+        """Whether the layer's scaled input is what router and skip path see."""
+        return self.norm == "rms" and abs(self.norm_eps - NORM_EPS) < 1e-12
+
+    def scale(self, hidden: Tensor) -> Tensor:
+        """Norm without its weights, which are folded into the matrices behind it; any leading shape."""
+        wide = hidden.float()
+        if self.norm == "layer":
+            return layer_norm(wide, wide.shape[-1:], eps=self.norm_eps).to(hidden.dtype)
+        return (wide * rms_factor(wide, self.norm_eps)).to(hidden.dtype)
 
 
-def extract(model: Any) -> ModelWeights:
-    """Lay out the weights of a `SkipLayerForCausalLM`.
+def rms_factor(wide: Tensor, eps: float) -> Tensor:
+    """Return 1 / sqrt(mean square + eps) over the width, kept as a dimension; one pass over the data."""
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return torch.rsqrt(length * length / wide.shape[-1] + eps)
 
-    Raises:
-        ConfigError: The family has no engine yet; use the masked reference (`model.forward`) instead.
+
+def skip_weights(layer: Any, front: Matrix, bounds: tuple[int, int], path_in_front: bool) -> SkipWeights | None:
+    """Collect what a routed layer needs to be skipped; None for a layer that always runs.
+
+    Args:
+        layer: The decoder layer.
+        front: Its fused matrix.
+        bounds: Where keys begin and where values end in it.
+        path_in_front: Whether the rows behind them are those of the skip path.
     """
-    config = model.config.text_config
-    if not family_of(config.model_type).has_engine:
-        raise ConfigError(
-            f"family {config.model_type!r} has no gathered or branch engine; it runs with backend 'masked' only"
-        )
-    if getattr(config, "use_sliding_window", False) or (
-        config.model_type == "mistral" and getattr(config, "sliding_window", None)
-    ):
-        raise ConfigError("sliding-window attention has no engine; it runs with backend 'masked' only")
-    if model.config.unit != "layer" or model.config.kv != "project":
-        raise ConfigError(
-            f"unit {model.config.unit!r} with kv {model.config.kv!r} has no gathered or branch engine; it runs with "
-            "backend 'masked' only"
-        )
-    inner = model.lm.model
-    norm = inner.norm.weight.detach().float()
-    head = model.get_output_embeddings().weight.detach()
-    n_kv_heads = config.num_key_value_heads
-    return ModelWeights(
-        layers=[_layer(layer) for layer in model.layers],
-        threshold_offsets=list(model.config.threshold_offsets or [0.0] * len(model.layers)),
-        work=model.work,
-        embedding=model.get_input_embeddings().weight.detach(),
-        head=(head.float() * norm).to(head.dtype),
-        rotary=inner.rotary_emb,
-        n_heads=config.num_attention_heads,
-        n_kv_heads=n_kv_heads,
-        head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        norm_eps=config.rms_norm_eps,
-    )
-
-
-def _layer(layer: Any) -> LayerWeights:
-    attention, mlp = layer.self_attn, layer.mlp
-    norm_in, norm_mlp = layer.input_layernorm.weight.float(), layer.post_attention_layernorm.weight.float()
-    dtype = attention.q_proj.weight.dtype
-
-    def folded(matrix: Tensor, norm: Tensor) -> Tensor:
-        return (matrix.detach().float() * norm.detach()).to(dtype)
-
-    query, key_value = folded(attention.q_proj.weight, norm_in), torch.cat(
-        [folded(attention.k_proj.weight, norm_in), folded(attention.v_proj.weight, norm_in)]
-    )  # fmt: skip
-    biases = [getattr(attention, name).bias for name in ("q_proj", "k_proj", "v_proj")]
-    qkv_bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
-    key_value_bias = None if qkv_bias is None else qkv_bias[len(query) :]
     router, path = layer._modules.get("router"), layer._modules.get("skip_path")
-    front = front_bias = None
+    if router is None:
+        return None
+    router_D, bias = None, 0.0
     if isinstance(router, TokenRouter):
-        front = torch.cat([key_value, router.weight.detach().to(dtype)[None]])
-        front_bias = torch.zeros(len(front), dtype=dtype, device=front.device)
-        if key_value_bias is not None:
-            front_bias[:-1] = key_value_bias
-        front_bias[-1] = float(router.bias.detach())
-    out_bias = attention.o_proj.bias
-    return LayerWeights(
-        qkv=torch.cat([query, key_value]), qkv_bias=qkv_bias, n_query=len(query),
-        out=attention.o_proj.weight.detach(), out_bias=None if out_bias is None else out_bias.detach(),
-        gate_up=torch.cat([folded(mlp.gate_proj.weight, norm_mlp), folded(mlp.up_proj.weight, norm_mlp)]),
-        mlp_down=mlp.down_proj.weight.detach(),
-        query_norm=_norm_of(attention, "q_norm"), key_norm=_norm_of(attention, "k_norm"),
-        key_value=key_value, key_value_bias=key_value_bias, front=front, front_bias=front_bias, router=router,
-        path=None if path is None or isinstance(path, IdentitySkipPath) else path,
+        router_D, bias = router.weight.detach().float(), float(router.bias.detach())
+    elif isinstance(router, PaperRouter):
+        weight = router.weight.detach().float()
+        router_D = weight[1] - weight[0]
+    has_path = path is not None and not isinstance(path, IdentitySkipPath)
+    dtype = front.dtype
+    return SkipWeights(
+        router=router, router_D=router_D, router_bias=bias,
+        key_value=front.part(bounds[0], front.n_outputs),
+        path_down=Matrix(path.down.detach().to(dtype)) if has_path and not path_in_front else None,
+        path_up=Matrix(path.up.detach().to(dtype), path.bias.detach().to(dtype)) if has_path else None,
+        is_adapter=isinstance(path, AdapterSkipPath),
     )  # fmt: skip
 
 
-def _norm_of(attention: Any, name: str) -> Tensor | None:
-    norm = getattr(attention, name, None)
-    return None if norm is None else norm.weight.detach()
+def path_rows(layer: Any) -> Tensor | None:
+    """Return the inner rows (R, D) of a layer's skip path; None for identity or a layer that always runs."""
+    path = layer._modules.get("skip_path")
+    return None if path is None or isinstance(path, IdentitySkipPath) else path.down.detach()
 
 
-def shares_router_norm(weights: ModelWeights) -> bool:
-    """Whether the family's RMSNorm input equals what the router sees, so that one scaled input serves both."""
-    return abs(weights.norm_eps - NORM_EPS) < 1e-12 and weights.embedding.dtype == torch.float32
+def path_update(skip: SkipWeights, inner: Tensor) -> Tensor:
+    """Return the update of the skip path from its inner values, rows or a single one."""
+    if skip.path_up is None:
+        raise AssertionError("identity has no update")
+    inner = silu(inner) if skip.is_adapter else inner
+    return skip.path_up.vector(inner) if inner.dim() == 1 else skip.path_up.rows(inner)

@@ -21,6 +21,8 @@ from skipmodel.model import SkipLayerForCausalLM
 from tests.tiny import ENGINE_FAMILIES, FAMILIES, N_LAYERS, VOCAB, make_base, make_skip
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
+WIDER = {"atol": 1e-4, "rtol": 1e-5}
+"""For logits of families whose embeddings are scaled up."""
 PATHS = ("linear", "adapter", "identity")
 ROUTERS = ("calibrated", "bottleneck", "linear")
 UNITS = ("layer", "attention", "ffn", "sublayers")
@@ -252,7 +254,7 @@ class TestEngine:
 
         assert isinstance(engine, Engine)
         assert torch.equal(out.execute_mask_LBT, mask_LBT)
-        torch.testing.assert_close(engine.logits(out.hidden_BTD), expected, **TOLERANCE)
+        torch.testing.assert_close(engine.logits(out.hidden_BTD), expected, **WIDER)
         for row, index in enumerate(engine.routed_units):
             torch.testing.assert_close(out.router_logit_LBT[row], logits_BT[index], **TOLERANCE)
 
@@ -300,7 +302,7 @@ def test_only_whole_projecting_layers_have_the_fast_engine() -> None:
     kinds = {(unit, kv): type(open_engine(make_skip(unit=unit, kv=kv))) for unit, kv in POLICIES}
 
     assert kinds == {policy: Engine if policy == ("layer", "project") else MaskedEngine for policy in POLICIES}
-    assert type(open_engine(make_skip("gpt2"))) is MaskedEngine
+    assert {type(open_engine(make_skip(family))) for family in FAMILIES} == {Engine}
     with pytest.raises(ConfigError, match="unit 'attention' with kv 'drop' has no gathered"):
         Engine(make_skip(unit="attention", kv="drop"))
 

@@ -84,3 +84,16 @@ def test_rates_and_ceiling_by_hand() -> None:
     assert work.per_layer(rates) == pytest.approx([0.25, 0.75])
     assert work.estimated_ceiling(rates) == pytest.approx(1 / (1 - (4 + 6 + 0 + 30) / 100))
     assert work.estimated_ceiling([0.0] * 4) == 1.0
+
+
+def test_prefill_ceiling_by_hand() -> None:
+    """Reading a prompt counts multiplications: attention grows with its length, the vocabulary counts once."""
+    work, n_tokens = make_skip().work, 9
+    per_key, n_keys = 2 * 4 * 8, 5  # four heads of width 8; nine tokens see 1..9 keys
+    rates = [1.0, 0.5, 0.0, 0.0, 0.0, 1.0]  # the first and the last layer cannot skip
+    saved = 0.5 * (ATTENTION + FFN - KEY_VALUE - PATH + per_key * n_keys)
+    total = N_LAYERS * (ATTENTION + FFN + per_key * n_keys) + VOCAB * WIDTH / n_tokens
+
+    assert work.prefill_ceiling(rates, n_tokens) == pytest.approx(1 / (1 - saved / total))
+    assert work.prefill_ceiling([0.0] * N_LAYERS, n_tokens) == 1.0
+    assert work.prefill_ceiling(rates, 900) > work.prefill_ceiling(rates, 9) > work.estimated_ceiling(rates)
