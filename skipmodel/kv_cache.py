@@ -52,15 +52,14 @@ class KVCache:
         held_B2GSE[:, :, self.length :] = key_value_B2GTE
         return held_B2GSE[:, : self.n_kv_heads], held_B2GSE[:, self.n_kv_heads :]
 
-    def put(self, layer: int, key_value_2GE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values of one token of one sequence, (2*G, E); as `append`, with less ado.
+    def write(self, layer: int, key_value_2GE: Tensor) -> None:
+        """Store keys and values of one token of one sequence, (2*G, E); who calls has checked `room_for` it."""
+        self.layers[layer][0].select(1, self.length).copy_(key_value_2GE)
 
-        The caller has checked the capacity (`room_for`).
-        """
-        held_2GSE = self.layers[layer][0]
-        held_2GSE.select(1, self.length).copy_(key_value_2GE)
-        held_12GSE = held_2GSE.narrow(1, 0, self.length + 1).unsqueeze(0)
-        return held_12GSE.narrow(1, 0, self.n_kv_heads), held_12GSE.narrow(1, self.n_kv_heads, self.n_kv_heads)
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one sequence up to the token just written, (1, G, S, E) each."""
+        held_B2GSE = self.layers[layer].narrow(2, 0, self.length + 1)
+        return held_B2GSE.narrow(1, 0, self.n_kv_heads), held_B2GSE.narrow(1, self.n_kv_heads, self.n_kv_heads)
 
     def room_for(self, n_tokens: int) -> None:
         """Refuse to go beyond the capacity.

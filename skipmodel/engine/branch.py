@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from skipmodel.engine.attention import capped_attention, head_norm
 from skipmodel.engine.positions import Angles, rotate
-from skipmodel.engine.weights import LayerWeights, ModelWeights, SkipWeights, path_update, rms_factor
+from skipmodel.engine.weights import LayerWeights, ModelWeights, SkipWeights, path_onto, rms_factor
 from skipmodel.kv_cache import KVCache
 from skipmodel.router import NORM_EPS
 
@@ -54,7 +54,7 @@ class Branch:
         w, position = self.w, cache.length
         cache.room_for(1)
         self.tables.reach(position + 1)
-        angles = self.tables.of_token(position, w.n_heads + w.n_kv_heads, w.n_kv_heads)
+        angles, kept = self.tables.of_token(position, w.n_heads, w.n_kv_heads)
         hidden = w.embedding[token_id].reshape(-1)
         if w.embedding_scale != 1.0:
             hidden = hidden * w.embedding_scale
@@ -73,7 +73,8 @@ class Branch:
                 hidden = self._execute(index, layer, hidden, scaled, cache, turned)
             else:
                 n_skipped += 1
-                hidden = self._skip(index, layer, skip, hidden, scaled, normal, cache, turned)
+                still = None if layer.rotary is None else kept[layer.rotary]
+                hidden = self._skip(index, layer, skip, hidden, scaled, normal, cache, still)
         cache.advance(1)
         return self._scale(hidden), n_skipped
 
@@ -81,7 +82,7 @@ class Branch:
         return self._rms(hidden, self.w.norm_eps) if self._is_rms else self.w.scale(hidden)
 
     def _rms(self, hidden: Tensor, eps: float) -> Tensor:
-        wide = hidden.float()
+        wide = hidden if hidden.dtype == torch.float32 else hidden.float()
         if not self._on_cpu:  # reading the number would wait for the device
             return (wide * rms_factor(wide, eps)).to(hidden.dtype)
         scaled = wide * (1.0 / math.sqrt(torch.dot(wide, wide).item() / self._width + eps))
@@ -90,7 +91,8 @@ class Branch:
     def _router_logit(self, skip: SkipWeights, normal: Tensor) -> float:
         if skip.router_D is None:
             return float(skip.router(normal[None]))
-        return torch.dot(skip.router_D, normal.float()).item() + skip.router_bias
+        wide = normal if normal.dtype == torch.float32 else normal.float()
+        return torch.dot(skip.router_D, wide).item() + skip.router_bias
 
     def _execute(
         self, index: int, layer: LayerWeights, hidden: Tensor, scaled: Tensor, cache: KVCache, turned: Angles | None
@@ -104,7 +106,8 @@ class Branch:
                                head_norm(key, layer.key_norm_E, w.norm_eps), value])  # fmt: skip
         if turned is not None:
             heads = rotate(heads, turned, w.rotary_width)
-        key, value = cache.put(index, heads.narrow(0, n_heads, 2 * n_groups))
+        cache.write(index, heads.narrow(0, n_heads, 2 * n_groups))
+        key, value = cache.read(index)
         query = heads.narrow(0, 0, n_heads).view(1, n_groups, n_heads // n_groups, -1)
         if layer.window is not None and key.shape[2] > layer.window:
             key, value = key[:, :, -layer.window :], value[:, :, -layer.window :]
@@ -142,10 +145,9 @@ class Branch:
             key, value = heads.chunk(2)
             heads = torch.cat([head_norm(key, layer.key_norm_E, w.norm_eps), value])
         if turned is not None:
-            kept = Angles(turned.cos.narrow(0, w.n_heads, 2 * n_groups), turned.sin.narrow(0, w.n_heads, 2 * n_groups))
-            heads = rotate(heads, kept, w.rotary_width)
-        cache.put(index, heads)
+            heads = rotate(heads, turned, w.rotary_width)
+        cache.write(index, heads)
         if skip.path_up is None:
             return hidden
         inner = rows.narrow(0, n_kept, len(rows) - n_kept) if skip.path_down is None else skip.path_down.vector(normal)
-        return hidden + path_update(skip, inner)
+        return path_onto(skip, hidden, inner)

@@ -60,19 +60,21 @@ class RotaryTables:
             for kind, table in self._tables.items()
         }
 
-    def of_token(self, position: int, n_turned: int, n_still: int) -> dict[str, Angles]:
-        """Return the angles of one token for heads that turn (queries, keys), then heads that do not (values).
+    def of_token(self, position: int, n_heads: int, n_groups: int) -> tuple[dict[str, Angles], dict[str, Angles]]:
+        """Return the angles of one token, per kind, as tables over heads, (heads, E).
 
-        Shape (heads, E): one product and one sum then rotate all that a layer's fused matrix gives.
+        First for queries, keys and values as an executed layer's fused matrix gives them, then for keys and values
+        alone, as a skipped layer's does; values do not turn. One product and one sum then rotate them all.
         """
-        turned = {}
+        full, kept = {}, {}
         for kind, table in self._tables.items():
             cos, sin = table.cos[position], table.sin[position]
-            turned[kind] = Angles(
-                torch.cat([cos.expand(n_turned, -1), torch.ones_like(cos).expand(n_still, -1)]),
-                torch.cat([sin.expand(n_turned, -1), torch.zeros_like(sin).expand(n_still, -1)]),
+            full[kind] = Angles(
+                torch.cat([cos.expand(n_heads + n_groups, -1), torch.ones_like(cos).expand(n_groups, -1)]),
+                torch.cat([sin.expand(n_heads + n_groups, -1), torch.zeros_like(sin).expand(n_groups, -1)]),
             )
-        return turned
+            kept[kind] = Angles(full[kind].cos[n_heads:], full[kind].sin[n_heads:])
+        return full, kept
 
 
 def rotate(heads: Tensor, angles: Angles, rotary_width: int) -> Tensor:

@@ -157,9 +157,15 @@ def path_rows(layer: Any) -> Tensor | None:
     return None if path is None or isinstance(path, IdentitySkipPath) else path.down.detach()
 
 
-def path_update(skip: SkipWeights, inner: Tensor) -> Tensor:
-    """Return the update of the skip path from its inner values, rows or a single one."""
+def path_update(skip: SkipWeights, inner_NR: Tensor) -> Tensor:
+    """Return the updates (N, D) of the skip path from its inner values."""
     if skip.path_up is None:
         raise AssertionError("identity has no update")
-    inner = silu(inner) if skip.is_adapter else inner
-    return skip.path_up.vector(inner) if inner.dim() == 1 else skip.path_up.rows(inner)
+    return skip.path_up.rows(silu(inner_NR) if skip.is_adapter else inner_NR)
+
+
+def path_onto(skip: SkipWeights, hidden_D: Tensor, inner_R: Tensor) -> Tensor:
+    """Return a hidden state with the update of the skip path added."""
+    if skip.path_up is None:
+        raise AssertionError("identity has no update")
+    return skip.path_up.add_vector(hidden_D, silu(inner_R) if skip.is_adapter else inner_R)
