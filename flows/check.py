@@ -21,11 +21,12 @@ from flows.corpus.manifest import check_readable
 from flows.corpus.pipeline import Corpus, Report, list_files
 from flows.errors import PocError
 from flows.ingest import load_names, read
+from flows.load_test import load, planned_path
 from flows.questions import Question, load_questions, select_items
 from flows.settings import Settings, background_source, base_source, has_cuda, price_path, resolve
 from flows.terms import Term, load_glossary
 from kpis.errors import KpiError
-from kpis.paired import required_n
+from kpis.planning import MAX_ITEMS, items_for_power
 from kpis.prices import load_prices, stale_state
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Findings:
 
 
 def check_inputs(settings: Settings, settings_path: Path) -> None:
-    """Read glossary, questions, names and prices, and look for documents and the base model.
+    """Read glossary, questions, names, prices and load test, and look for documents and the base model.
 
     Raises:
         PocError: An input is missing, empty or malformed, or the base model cannot be found.
@@ -86,6 +87,7 @@ def check_inputs(settings: Settings, settings_path: Path) -> None:
     _terms(settings, settings_path)
     _questions(settings, settings_path)
     _check_prices(settings, settings_path)
+    _check_load_test(settings, settings_path)
     _check_model(settings, settings_path)
 
 
@@ -98,10 +100,13 @@ def examine(settings: Settings, settings_path: Path, report: Report = lambda _: 
     found.terms = attempt(lambda: _terms(settings, settings_path), [])
     found.questions = attempt(lambda: _questions(settings, settings_path), [])
     found.warnings += attempt(lambda: _check_prices(settings, settings_path), [])
+    attempt(lambda: _check_load_test(settings, settings_path), None)
     attempt(lambda: _check_model(settings, settings_path), None)
 
     gates, wanted = settings.gates, settings.model.sweep.test_items
-    found.needed_items = required_n(gates.planning_flip_rate, gates.quality_margin, gates.alpha, gates.power)
+    found.needed_items = (
+        items_for_power(gates.planning_flip_rate, gates.quality_margin, gates.alpha, gates.power) or MAX_ITEMS
+    )
     if found.questions and wanted:
         found.n_items = len(
             attempt(lambda: select_items(found.questions, "test", wanted, settings.model.seed), list[Question]())
@@ -162,6 +167,12 @@ def _check_prices(settings: Settings, settings_path: Path) -> list[str]:
         if stale_state(day, today, limits.price_warning_days, limits.price_block_days) != "ok"
     ]
     return [f"prices are old: {', '.join(old)}"] if old else []
+
+
+def _check_load_test(settings: Settings, settings_path: Path) -> None:
+    path = planned_path(settings, settings_path)
+    if path is not None:
+        load(path)
 
 
 def _check_model(settings: Settings, settings_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flows import judge
+from flows.confirmed import load_test_path
 from flows.difference import Difference, differences
 from flows.errors import PocError
 from flows.explain import explain
@@ -26,9 +27,6 @@ from flows.progress import Progress
 from flows.settings import Settings, flatten, load_settings, price_path
 from flows.store import RunFolder, StageResult, Store, read_json, sha256_code, sha256_file, sha256_json
 from flows.workbench import ROOMS, Workbench
-from kpis.economics import economics
-from kpis.energy import energy
-from kpis.prices import load_prices
 from kpis.rivals import better_choice
 from reports.result import validate
 
@@ -36,7 +34,8 @@ APPLIED = ("gates.", "cost.")
 """Settings that only arithmetic reads. Any other deviation needs a new run to have an effect."""
 NOT_PLANNED = ("tracking.", "report.")
 PRICES = "prices file"
-"""Name under which a changed price file is told; its content is no setting."""
+LOAD_TEST = "load test file"
+"""Names under which changed files are told; their content is no setting."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,19 @@ class Decision:
     """Codes of `kpis.codes.DIFFERENCE_CAUSES`; empty when every figure is the same."""
     choice_conflict: bool
     """The limits would choose another setting than the one that was confirmed; the confirmed one is judged."""
-    rivals: list[dict[str, Any]]
-    economics: dict[str, Any]
     seconds: float
+
+    @property
+    def rivals(self) -> list[dict[str, Any]]:
+        """Whether something simpler is better, computed again."""
+        rows: list[dict[str, Any]] = self.result["rivals"]
+        return rows
+
+    @property
+    def economics(self) -> dict[str, Any]:
+        """What a controller asks, computed again."""
+        figures: dict[str, Any] = self.result["economics"]
+        return figures
 
     @property
     def is_same(self) -> bool:
@@ -119,28 +128,29 @@ def decide(
     bench = open_bench(run_dir, stored, wanted, settings_path or run_dir / "poc.yaml", on)
     price_file = _existing(price_path(wanted, bench.settings_path))
     sha256 = sha256_file(price_file)
-    if sha256 != stored["hashes"]["prices"]:
-        deviations += (Deviation(PRICES, stored["hashes"]["prices"][:12], sha256[:12], is_applied=True),)
+    load_test = load_test_path(bench)
+    hashes = {"prices": sha256, "load_test": None if load_test is None else sha256_file(load_test)}
+    for name, title in (("prices", PRICES), ("load_test", LOAD_TEST)):
+        before, now = stored["hashes"].get(name), hashes[name]
+        if before != now:
+            deviations += (Deviation(title, _short(before), _short(now), is_applied=True),)
 
     rows = judge.sweep_rows(bench)
     choice, conflict = _choice(bench, rows, stored)
     judged = judge.judge(bench, choice, functional_check=stored["run"]["functional_check"])
     result = copy.deepcopy(stored) | {"sweep": rows, "choice": choice, **judged.parts}
     result["data"]["test_openings"] = judged.test_openings
-    result["hashes"]["prices"] = sha256
+    result["hashes"] |= hashes
     found = tuple(differences(_compared(stored), _compared(result)))
     result["plan"] = {
         "registered": stored["plan"]["registered"],
         "deviations": [*stored["plan"]["deviations"], *map(str, deviations)],
     }
     validate(result)
-    volume = wanted.cost
-    business = economics(judged.costs, load_prices(price_file), **judge.pricing(bench))
-    business["energy"] = energy(None, volume.requests_per_month * volume.output_tokens)
     return Decision(
         run_id=stored["run"]["id"], stored=stored, result=result, deviations=deviations, differences=found,
         causes=_causes(stored, bench, deviations, found, is_edited=is_edited), choice_conflict=conflict,
-        rivals=judged.rivals, economics=business, seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -214,6 +224,10 @@ def open_bench(
     return Workbench(settings, settings_path, store, Progress(quiet=True), opened_run=run, stages=stages)
 
 
+def _short(sha256: str | None) -> str | None:
+    return None if sha256 is None else sha256[:12]
+
+
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise PocError("the price file of the plan is not there", where=str(path),
@@ -242,9 +256,11 @@ def _choice(
 def _compared(result: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a result that are arithmetic."""
     names = (
-        "sweep", "choice", "controls", "confirmation", "speed", "responses", "cost", "gates", "verdict",
+        "sweep", "choice", "controls", "confirmation", "detail", "rivals", "speed", "responses", "cost", "economics",
+        "gates", "verdict",
     )  # fmt: skip
-    return {name: result[name] for name in names} | {"data": {"test_openings": result["data"]["test_openings"]}}
+    # an older result has no `detail`, `rivals` and `economics`
+    return {name: result.get(name) for name in names} | {"data": {"test_openings": result["data"]["test_openings"]}}
 
 
 def _causes(
@@ -259,9 +275,10 @@ def _causes(
     causes = ["plan_edited"] if is_edited else []
     if found:
         applied = {deviation.setting for deviation in deviations if deviation.is_applied}
-        money = any(difference.path.startswith("/cost") for difference in found)
+        money = any(difference.path.startswith(("/cost", "/economics")) for difference in found)
         rules = (
-            ("plan_changed", bool(applied - {PRICES})),
+            ("plan_changed", bool(applied - {PRICES, LOAD_TEST})),
+            ("load_test_changed", LOAD_TEST in applied),
             ("prices_changed", money and PRICES in applied),
             ("date_changed", money and bench.run.created_at != stored["run"]["created_at"]),
             ("code_changed", sha256_code(ROOMS) != stored["run"]["code_sha256"]),

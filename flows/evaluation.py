@@ -70,8 +70,8 @@ class Scorer:
 
         return pair_documents(self.blocks, self.dense, scores, self.bench.engine.routed_units)
 
-    def items(self, choices: Sequence[int]) -> list[dict[str, Any]]:
-        """Pair answers with the dense ones, per item."""
+    def items(self, choices: Sequence[int], n: int | None = None) -> list[dict[str, Any]]:
+        """Pair answers with the dense ones, per item, for all of them or the first n."""
         return [
             {
                 "item_id": question.item_id,
@@ -83,7 +83,7 @@ class Scorer:
                 "must_pass": question.must_pass,
                 "language": question.language,
             }
-            for (question, _), dense, skip in zip(self.questions, self.dense_choices, choices, strict=True)
+            for (question, _), dense, skip in zip(self.questions[:n], self.dense_choices[:n], choices, strict=True)
         ]
 
     def reference(self) -> dict[str, Any]:
@@ -199,6 +199,7 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
                 Routing(override_mask_LBT=static_masks(engine.n_units, _cheapest(bench, _rates(folder)), shape)),
                 with_items=False, force_critical=False)),
             ("base_untuned", lambda: _base_arm(bench, scorer)),
+            ("int8", lambda: _int8_arm(bench, scorer)),
             ("noise_floor", lambda: _noise_floor(scorer)),
         ]  # fmt: skip
         for done, (name, make) in enumerate(arms):
@@ -211,7 +212,8 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
         "test_tokens": config.sweep.test_tokens,
         "test_items": config.sweep.test_items,
     }
-    return bench.do("confirm", "confirm once on the test split", inputs, SCORE_CODE, compute)
+    code = [*SCORE_CODE, "skipmodel/int8.py"]
+    return bench.do("confirm", "confirm once on the test split", inputs, code, compute)
 
 
 def _rates(folder: Path) -> list[float]:
@@ -241,10 +243,33 @@ def _base_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
     return {"skip_rate": 0.0, "documents": scorer.documents(scores), "items": []}
 
 
+def _int8_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
+    """Score the dense tuned model with weights rounded to int8: the rival that a buyer would pick first.
+
+    Quality only: without int8 kernels its times would say nothing, so no speed-up is recorded.
+    """
+    from skipmodel.engine.masked import open_engine
+    from skipmodel.evaluate import score_blocks
+    from skipmodel.int8 import quantise
+    from skipmodel.model import SkipLayerForCausalLM
+
+    rounded = bench.load_dense()
+    quantise(rounded)
+    engine = open_engine(SkipLayerForCausalLM.from_base(rounded, bench.settings.model.skip))
+    scores = score_blocks(engine, scorer.blocks, None, force_critical=False)
+    return {
+        "skip_rate": 0.0,
+        "speedup_low": None,
+        "documents": scorer.documents(scores),
+        "items": scorer.items(scorer.choices(engine, None)),
+    }
+
+
 def _noise_floor(scorer: Scorer) -> dict[str, Any]:
     """Answer some items densely again in other batches: flips that have nothing to do with skipping."""
     again = scorer.choices(scorer.bench.dense_engine, None, batch_items=1, n=NOISE_FLOOR_ITEMS)
-    return {"n": len(again), "n_flips": sum(a != b for a, b in zip(again, scorer.dense_choices, strict=False))}
+    items = scorer.items(again, NOISE_FLOOR_ITEMS)
+    return {"n": len(items), "n_flips": sum(not item["same_answer"] for item in items), "items": items}
 
 
 def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) -> StageResult:

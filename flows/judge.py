@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows import evaluation
+from flows.confirmed import detail, read_load_test
 from flows.openings import count_openings
 from flows.settings import price_path
 from flows.store import read_json
@@ -19,6 +20,9 @@ from flows.workbench import Workbench
 from kpis import cost as kpi_cost
 from kpis import decide, quality, rivals, speed
 from kpis.cost_inputs import CostInputs, Spending, Volume
+from kpis.economics import economics
+from kpis.energy import energy
+from kpis.load_test import asked_per_s, is_at_target, load_responses
 from kpis.prices import load_prices
 from kpis.records import DocumentPair, Evidence, ItemPair, TimingPairs, VerdictContext
 from kpis.stats import Interval
@@ -33,9 +37,7 @@ class Judged:
     """The part of a result that is arithmetic: everything from stored records, nothing from a model."""
 
     parts: dict[str, Any]
-    """Keys of result.json: controls, confirmation, speed, responses, cost, gates, verdict."""
-    rivals: list[dict[str, Any]]
-    costs: CostInputs
+    """Keys of result.json, from `controls` to `verdict`."""
     test_openings: int
 
 
@@ -82,13 +84,17 @@ def controls(bench: Workbench) -> list[dict[str, Any]]:
         "random_mask": "random_mask",
         "static_drop": "static_drop",
         "all_executed": "all_executed",
+        "int8": "int8",
     }
-    notes = {"static_drop": "not_healed", "guards_off": "guards_off"}
+    notes = {"static_drop": "not_healed", "guards_off": "guards_off", "int8": "quality_only"}
     if same_weights(bench):
         notes["all_executed"] = "same_weights_as_dense"
     rows = []
     for name, file in names.items():
-        arm = read_json(bench.folder("confirm") / f"arm-{file}.json")
+        path = bench.folder("confirm") / f"arm-{file}.json"
+        if name == "int8" and not path.exists():  # a confirmation from before int8 was an arm
+            continue
+        arm = read_json(path)
         documents, items = _pairs(arm)
         rise: Interval = quality.ppl_rise(documents, seed=bench.settings.model.seed)
         nll_skip = sum(document.nll_skip for document in documents)
@@ -171,7 +177,9 @@ def cost_inputs(bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str,
         volume=Volume(cost.requests_per_month, cost.input_tokens, cost.output_tokens, cost.peak_requests_per_s,
                       cost.hours_per_month),
         spending=Spending(engineer_day_jpy=cost.engineer_jpy_per_day, investment_engineer_days=cost.engineer_days,
-                          investment_gpu_hours=hours, upkeep_other_jpy_per_month=cost.upkeep_jpy_per_month),
+                          investment_gpu_hours=hours, upkeep_other_jpy_per_month=cost.upkeep_jpy_per_month,
+                          retuning_months=cost.retuning_months),
+        spot_share=cost.spot_share,
         target_load=cost.target_load, horizon_months=cost.horizon_months, discount_rate=cost.discount_rate,
         accuracy_dense=None if confirmed is None else confirmed["accuracy_dense"],
         accuracy_skip=None if confirmed is None else confirmed["accuracy_skip"], basis="measured_this_machine",
@@ -203,6 +211,40 @@ def rival_rows(bench: Workbench, headline: dict[str, Any], *, is_chosen: bool) -
     return rivals.rivals(own, others, headline["measured_speedup"], gates.alpha, bench.settings.model.seed)
 
 
+def responses(bench: Workbench, pairs: list[TimingPairs], n_replicas: int) -> dict[str, Any]:
+    """Return the `responses` object: from the load test if there is one, else from requests one after the other.
+
+    Args:
+        bench: The run.
+        pairs: Decode and prefill of the operating point.
+        n_replicas: Replicas of the skip model that the cost case plans, which share the peak.
+
+    Raises:
+        PocError: The load test that the plan names is missing or unusable.
+    """
+    limits, test = bench.settings.gates, read_load_test(bench)
+    if test is not None:
+        asked = asked_per_s(bench.settings.cost.peak_requests_per_s, n_replicas, test.n_replicas)
+        return load_responses(test, limits, asked)
+    decode, prefill = pairs
+    return speed.responses(
+        ttft_dense_s=prefill.dense_s, ttft_skip_s=prefill.skip_s, tpot_dense_s=decode.dense_s,
+        tpot_skip_s=decode.skip_s, slo_ttft_s=limits.slo_ttft_s, slo_tpot_s=limits.slo_tpot_s,
+        load="batch 1, one request at a time", min_p99_samples=limits.min_p99_samples,
+    )  # fmt: skip
+
+
+def money_of(
+    bench: Workbench, pairs: list[TimingPairs], confirmed: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the `cost` object, and the `economics` object that a controller asks for beside it."""
+    costs = cost_inputs(bench, pairs, confirmed)
+    book, options = load_prices(price_path(bench.settings, bench.settings_path)), pricing(bench)
+    business = economics(costs, book, **options)
+    business["energy"] = energy(None, costs.volume.requests_per_month * costs.volume.output_tokens)
+    return kpi_cost.cost(costs, book, **options), business
+
+
 def judge(bench: Workbench, choice: dict[str, Any], *, functional_check: bool) -> Judged:
     """Return gates, cost and verdict of a run whose stages are finished, with what they rest on."""
     settings = bench.settings
@@ -210,30 +252,26 @@ def judge(bench: Workbench, choice: dict[str, Any], *, functional_check: bool) -
     confirmed, pairs = confirmation(bench) if is_chosen else (None, None)
     timing, headline_pairs = speed_rows(bench)
     headline = next(row for row in timing if row["is_headline"])
-    decode, prefill = headline_pairs
-    responses = speed.responses(
-        ttft_dense_s=prefill.dense_s, ttft_skip_s=prefill.skip_s, tpot_dense_s=decode.dense_s,
-        tpot_skip_s=decode.skip_s, slo_ttft_s=settings.gates.slo_ttft_s, slo_tpot_s=settings.gates.slo_tpot_s,
-        load="batch 1, one request at a time", min_p99_samples=settings.gates.min_p99_samples,
-    )  # fmt: skip
-    costs = cost_inputs(bench, headline_pairs, confirmed)
-    money = kpi_cost.cost(costs, load_prices(price_path(settings, bench.settings_path)), **pricing(bench))
+    money, business = money_of(bench, headline_pairs, confirmed)
+    waited = responses(bench, headline_pairs, money["replicas"]["skip"])
     bounds = None if pairs is None else quality.bounds(*pairs, settings.gates, seed=settings.model.seed)
     openings = count_openings(bench.store.root, bench.key("confirm")) if is_chosen else 0
     evidence = Evidence(bounds=bounds, functional_check=functional_check, hardware_matches_target=not functional_check,
-                        test_openings=openings)  # fmt: skip
-    gates = decide.gates(confirmed, headline, responses, money, evidence, settings.gates)
+                        test_openings=openings, responses_at_target_load=is_at_target(waited))  # fmt: skip
+    gates = decide.gates(confirmed, headline, waited, money, evidence, settings.gates)
     context = VerdictContext(
         functional_check=functional_check, threshold_chosen=is_chosen, test_openings=openings,
         max_test_openings=settings.gates.max_test_openings, price_age_days=money["price"]["age_days"],
         price_limit_days=settings.gates.price_warning_days,
     )  # fmt: skip
     beside = rival_rows(bench, headline, is_chosen=is_chosen)
+    beyond = None if pairs is None else detail(bench.folder("confirm"), *pairs, settings.gates, settings.model.seed)
     parts = {
-        "controls": controls(bench) if is_chosen else [], "confirmation": confirmed, "speed": timing,
-        "responses": responses, "cost": money, "gates": gates, "verdict": decide.verdict(gates, context, beside),
+        "controls": controls(bench) if is_chosen else [], "confirmation": confirmed, "detail": beyond,
+        "rivals": beside, "speed": timing, "responses": waited, "cost": money, "economics": business,
+        "gates": gates, "verdict": decide.verdict(gates, context, beside),
     }  # fmt: skip
-    return Judged(parts, beside, costs, openings)
+    return Judged(parts, openings)
 
 
 def functional_check_reasons(device: str, profile: str) -> list[str]:

@@ -1,7 +1,11 @@
-"""Puts result.json together: what `flows/judge.py` found, and what was run on what. No file is written here."""
+"""Puts result.json together: what `flows/judge.py` found, and what was run on what.
+
+The only file written here is the copy of the load test, which a later `skip-poc decide` needs.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flows import evaluation
+from flows.confirmed import LOAD_TEST_COPY, load_test_path
 from flows.judge import Pairs, choose, confirmed_pairs, functional_check_reasons, judge, sweep_rows
 from flows.machine import git_commit
 from flows.settings import flatten, plan_sha256, price_path
@@ -98,6 +103,9 @@ def assemble(
     judged = judge(bench, choice, functional_check=bool(reasons))
     pairs = None if choice["threshold"] is None else confirmed_pairs(bench)
     hashes = bench.input_hashes()
+    load_test = load_test_path(bench)
+    if load_test is not None and load_test != bench.run.path / LOAD_TEST_COPY:
+        shutil.copyfile(load_test, bench.run.path / LOAD_TEST_COPY)
     return {
         "schema_version": SCHEMA_VERSION,
         "run": {
@@ -131,6 +139,7 @@ def assemble(
         "hashes": hashes
         | {
             "prices": sha256_file(price_path(settings, bench.settings_path)),
+            "load_test": None if load_test is None else sha256_file(load_test),
             "dense_checkpoint": checkpoint_sha256(bench.folder("dense-tune") / "dense"),
             "skip_checkpoint": checkpoint_sha256(bench.folder("skip-tune") / "skiplayer"),
         },

@@ -124,7 +124,16 @@ class CostSettings(Strict):
     engineer_jpy_per_day: NotNegative = 80000.0
     """Day rate, excluding tax. [JPY/day]"""
     upkeep_jpy_per_month: NotNegative = 100000.0
-    """Re-tuning, monitoring and evaluation that only the skip model needs. [JPY/month]"""
+    """Work that only the skip model needs: re-tuning, monitoring, evaluation. [JPY/month]"""
+    retuning_months: Annotated[int, Field(ge=1, le=120)] | None = None
+    """The model is tuned again every so many months: the machine hours that this run measured are then paid again, on
+    top of the upkeep. null plans none. [months]"""
+    spot_share: Share = 0.0
+    """Share of the machine hours that runs on spot machines, which may be taken away; the price file needs a spot row
+    of the same provider, device and region."""
+    load_test: Text | None = None
+    """JSON file of a load test of the served model (form: kpis/load_test.py); null: responses are measured one request
+    at a time, which cannot show the promised times at the peak. The load asked for is `peak_requests_per_s`."""
     horizon_months: Annotated[int, Field(ge=1, le=120)] = 36
     """Months over which the investment is judged."""
     discount_rate: Share = 0.05

@@ -22,7 +22,7 @@ from flows.question_items import HeldOut, generate, write_questions
 from flows.questions import load_questions, select_items
 from flows.terms import load_glossary
 from flows.workbench import Workbench
-from kpis.paired import required_n
+from kpis.planning import MAX_ITEMS, items_for_power
 
 __all__ = ["write_question_draft", "write_term_draft"]
 
@@ -93,7 +93,7 @@ def write_question_draft(bench: Workbench, out: Path, n: int | None = None) -> s
     _refuse_existing(out)
     stages.ingest(bench)
     gates = bench.settings.gates
-    needed = required_n(gates.planning_flip_rate, gates.quality_margin, gates.alpha, gates.power)
+    needed = items_for_power(gates.planning_flip_rate, gates.quality_margin, gates.alpha, gates.power) or MAX_ITEMS
     wanted = needed if n is None else n
     terms = [] if bench.glossary_path is None else load_glossary(bench.glossary_path)
     documents: list[HeldOut] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.errors import PocError
+from flows.load_test import planned_path
 from flows.progress import Progress, ProgressHook
 from flows.questions import Question, load_questions, select_items
 from flows.settings import Settings, background_source, base_source, plan_sha256, price_path, resolve
@@ -259,6 +260,9 @@ class Workbench:
         """Return what makes a run this one: hashes of plan, code and inputs."""
         prices = sha256_file(price_path(self.settings, self.settings_path))
         others = {"prices": prices, "names": self.names_hash(), "background": self.background_hash()}
+        load_test = planned_path(self.settings, self.settings_path)
+        if load_test is not None and load_test.is_file():
+            others["load_test"] = sha256_file(load_test)
         return {
             "plan_sha256": plan_sha256(self.settings),
             "code_sha256": sha256_code(ROOMS),

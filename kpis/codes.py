@@ -114,7 +114,18 @@ RIVAL_REASONS = (
 ECONOMICS_REASONS = ("beyond_capacity", "nothing_spent", "no_spot_price", "accuracy_unknown", "energy_not_measured")
 """Why a figure of `kpis.economics` or `kpis.energy` is missing or out of reach."""
 
-DIFFERENCE_CAUSES = ("plan_changed", "plan_edited", "prices_changed", "code_changed", "records_changed", "date_changed")
+DETAIL_REASONS = ("no_items", "noise_floor_not_measured", "answers_not_generated")
+"""Why a part of `detail` is missing."""
+
+DIFFERENCE_CAUSES = (
+    "plan_changed",
+    "plan_edited",
+    "prices_changed",
+    "load_test_changed",
+    "code_changed",
+    "records_changed",
+    "date_changed",
+)
 """Why a recomputed result differs from the stored one."""
 
 NEXT_ACTIONS: dict[str, tuple[str, ...]] = {
@@ -164,6 +175,9 @@ TORNADO_FACTORS = ("speed_ratio", "price", "fx", "volume", "target_load", "upkee
 
 COST_BASES = ("measured_this_machine", "measured_target_device")
 """`cost.basis`: on which machine the seconds were measured."""
+
+RESPONSE_BASES = ("sequential", "load_test")
+"""`responses.basis`: one request at a time, or under the load of a load test."""
 
 UNITS = (
     "fraction",

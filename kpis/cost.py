@@ -16,7 +16,8 @@ from kpis.cost_inputs import CostInputs, Volume
 from kpis.cost_risk import PriceCase, simulate, tornado
 from kpis.errors import StatisticsError
 from kpis.limits import GateLimits
-from kpis.prices import ApiPrice, PriceBook, jpy_per_hour, price_fields, to_jpy
+from kpis.prices import ApiPrice, PriceBook, price_fields, to_jpy
+from kpis.spot import paid_per_hour
 
 UTILISATIONS = (0.1, 0.3, 0.6)
 
@@ -132,10 +133,10 @@ def cost(
         seed: of the simulation.
 
     Raises:
-        PriceError: when a price id is unknown.
+        PriceError: when a price id is unknown, or spot hours are planned without a spot price.
     """
     gpu, api = book.gpu(gpu_id), book.api(api_id)
-    per_hour = jpy_per_hour(book, gpu)
+    per_hour = paid_per_hour(book, gpu, inputs.spot_share)
     volume, target = inputs.volume, inputs.target_load
     q_dense = inputs.dense_requests_per_s
     q_skip = q_dense * inputs.speed.ratio

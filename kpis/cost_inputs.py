@@ -42,12 +42,22 @@ class Spending(Record):
     upkeep_engineer_days_per_month: float = 0.0
     upkeep_gpu_hours_per_month: float = 0.0
     upkeep_other_jpy_per_month: float = 0.0
+    retuning_months: int | None = None
+    """The measured GPU hours are spent again every so many months; None plans no re-tuning."""
 
     def __post_init__(self) -> None:
-        """Refuse negative amounts."""
+        """Refuse negative amounts, and a cadence shorter than a month."""
         for name in self.__dataclass_fields__:
-            if getattr(self, name) < 0:
+            if name != "retuning_months" and getattr(self, name) < 0:
                 raise RecordError(f"Spending.{name} must be 0 or more, got {getattr(self, name)}")
+        if self.retuning_months is not None and self.retuning_months < 1:
+            raise RecordError(f"Spending.retuning_months must be 1 or more, or None, got {self.retuning_months}")
+
+    @property
+    def upkeep_gpu_hours(self) -> float:
+        """GPU hours per month: the planned ones, and re-tuning at its cadence."""
+        again = 0.0 if self.retuning_months is None else self.investment_gpu_hours / self.retuning_months
+        return self.upkeep_gpu_hours_per_month + again
 
     def investment_jpy(self, jpy_per_hour: float) -> float:
         """Engineer days, GPU hours and the rest, once."""
@@ -57,7 +67,7 @@ class Spending(Record):
     def upkeep_jpy(self, jpy_per_hour: float) -> float:
         """Engineer days, GPU hours and the rest, per month."""
         days = self.upkeep_engineer_days_per_month * self.engineer_day_jpy
-        return days + self.upkeep_gpu_hours_per_month * jpy_per_hour + self.upkeep_other_jpy_per_month
+        return days + self.upkeep_gpu_hours * jpy_per_hour + self.upkeep_other_jpy_per_month
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,8 @@ class CostInputs(Record):
     discount_rate: float = 0.05
     """Per year."""
     n_draws: int = 10_000
+    spot_share: float = 0.0
+    """Share of the paid hours on spot machines, which may be taken away at any time."""
     accuracy_dense: float | None = None
     accuracy_skip: float | None = None
     basis: Literal["measured_this_machine", "measured_target_device"] = "measured_this_machine"
@@ -113,6 +125,8 @@ class CostInputs(Record):
                 f"CostInputs: expected dense_request_s > 0 and target_load within (0, 1], "
                 f"got {self.dense_request_s} and {self.target_load}"
             )
+        if not 0.0 <= self.spot_share <= 1.0:
+            raise RecordError(f"CostInputs.spot_share must be within [0, 1], got {self.spot_share}")
         if min(self.concurrency, self.min_replicas, self.horizon_months) < 1 or self.n_draws < 100:
             raise RecordError(
                 "CostInputs: expected concurrency, min_replicas, horizon_months >= 1 and n_draws >= 100, got "

@@ -147,7 +147,7 @@ def _evaluate(inputs: CostInputs, case: PriceCase, factors: dict[str, Floats]) -
         n_replicas = np.maximum(inputs.min_replicas, np.ceil(peak / capacity - 1e-9))
         monthly.append(np.ceil(n_replicas / case.n_gpus) * per_hour * inputs.volume.hours_per_month)
     spending = inputs.spending
-    upkeep = spending.upkeep_jpy(0.0) * factors["upkeep"] + spending.upkeep_gpu_hours_per_month * per_hour
+    upkeep = spending.upkeep_jpy(0.0) * factors["upkeep"] + spending.upkeep_gpu_hours * per_hour
     invested = spending.investment_jpy(0.0) * factors["investment"] + spending.investment_gpu_hours * per_hour
     saving = monthly[0] - monthly[1] - upkeep
     value = saving * annuity(inputs.horizon_months, inputs.discount_rate) - invested

@@ -16,13 +16,12 @@ from kpis.cost_risk import PriceCase, simulate
 from kpis.errors import StatisticsError
 from kpis.limits import GateLimits
 from kpis.prices import PriceBook, age_days, jpy_per_hour, price_fields, stale_state
+from kpis.spot import SPOT_OVERHEAD, blended_hourly, paid_per_hour
 
 SPOT_SHARES = (0.3, 0.6)
-"""Shares of the machine hours for which a spot price is shown."""
-SPOT_OVERHEAD = 0.10
-"""Hours paid again after interruptions, per spot hour: an assumption, to be replaced by what you observe."""
+"""Shares of the machine hours for which a spot price is shown, beside the planned one."""
 RETUNING_MONTHS = (3, 6, 12)
-"""Re-tuning cadences for which the monthly share of the measured tuning hours is shown."""
+"""Re-tuning cadences for which the monthly share of the measured tuning hours is shown, beside the planned one."""
 
 
 def roi(investment: float, gross_saving_per_month: float, upkeep_per_month: float, months: int) -> float | None:
@@ -71,24 +70,6 @@ def monthly_capacity(n_replicas: int, q_slo_per_s: float, target_load: float, ho
     return n_replicas * q_slo_per_s * target_load * hours_per_month * 3600.0
 
 
-def blended_hourly(on_demand: float, spot: float, share: float, overhead: float) -> float:
-    """Hourly price when a share of the hours runs on spot machines.
-
-    **Formula**: `(1 - s) P_on_demand + s P_spot (1 + overhead)`.
-    **Direction**: lower is better.
-
-    Example:
-        >>> blended_hourly(100.0, 40.0, 0.5, 0.25)
-        75.0
-    """
-    if not (on_demand > 0 and spot > 0 and 0 <= share <= 1 and overhead >= 0):
-        raise StatisticsError(
-            f"expected prices above 0, a share within [0, 1] and an overhead of 0 or more, got {on_demand}, {spot}, "
-            f"{share} and {overhead}"
-        )
-    return (1.0 - share) * on_demand + share * spot * (1.0 + overhead)
-
-
 def with_tax(jpy: float, tax_rate: float) -> dict[str, float]:
     """An amount without and with tax.
 
@@ -105,10 +86,10 @@ def economics(
     """Return, break-even, spot share, tuning hours and tax beside `kpis.cost.cost`, with the same arguments.
 
     Raises:
-        PriceError: when a price id is unknown.
+        PriceError: when a price id is unknown, or spot hours are planned without a spot price.
     """
     gpu, api = book.gpu(gpu_id), book.api(api_id)
-    per_hour, volume = jpy_per_hour(book, gpu), inputs.volume
+    per_hour, volume = paid_per_hour(book, gpu, inputs.spot_share), inputs.volume
     rates = {"dense": inputs.dense_requests_per_s, "skip": inputs.dense_requests_per_s * inputs.speed.ratio}
     counts = {
         side: replicas(volume.peak_requests_per_s, rate, inputs.target_load, inputs.min_replicas)
@@ -137,7 +118,8 @@ def economics(
         "break_even": {side: _break_even(monthly[side], per_request, capacities[side], inputs) for side in monthly},
         "roi": _roi(inputs, PriceCase(per_hour, gpu.currency == "USD", gpu.n_gpus), seed),
         "yen_per_correct_answer": _per_correct(monthly, inputs),
-        "spot": _spot(book, gpu_id, per_hour, monthly),
+        "spot": _spot(book, gpu_id, inputs.spot_share, {side: machines(n, gpu.n_gpus) * volume.hours_per_month
+                                                        for side, n in counts.items()}),
         "tuning": _tuning(inputs, per_hour),
     }  # fmt: skip
 
@@ -175,24 +157,30 @@ def _per_correct(monthly: dict[str, float], inputs: CostInputs) -> dict[str, Any
     return {"dense": dense, "skip": skip, "reason": unknown, "api": None, "api_reason": "accuracy_unknown"}
 
 
-def _spot(book: PriceBook, gpu_id: str, per_hour: float, monthly: dict[str, float]) -> dict[str, Any]:
+def _spot(book: PriceBook, gpu_id: str, planned: float, machine_hours: dict[str, float]) -> dict[str, Any]:
     """Monthly cost when a share of the hours runs on spot machines of the same kind and region."""
-    twin = book.spot_twin(book.gpu(gpu_id))
+    gpu = book.gpu(gpu_id)
+    twin, per_hour = book.spot_twin(gpu), jpy_per_hour(book, gpu)
+    shown: dict[str, Any] = {
+        "id": None, "reason": "no_spot_price", "overhead": SPOT_OVERHEAD, "planned_share": planned,
+        "paid_jpy_per_hour": paid_per_hour(book, gpu, planned), "rows": [],
+    }  # fmt: skip
     if twin is None:
-        return {"id": None, "reason": "no_spot_price", "overhead": SPOT_OVERHEAD, "rows": []}
+        return shown
     spot = jpy_per_hour(book, twin)
-    rows = []
-    for share in SPOT_SHARES:
-        factor = blended_hourly(per_hour, spot, share, SPOT_OVERHEAD) / per_hour
-        rows.append({"share": share, **{side: amount * factor for side, amount in monthly.items()}})
-    return {"id": twin.id, "reason": None, "overhead": SPOT_OVERHEAD, "rows": rows}
+    for share in sorted({*SPOT_SHARES, planned} - {0.0}):
+        price = blended_hourly(per_hour, spot, share, SPOT_OVERHEAD)
+        shown["rows"].append({"share": share, **{side: hours * price for side, hours in machine_hours.items()}})
+    return shown | {"id": twin.id, "reason": None}
 
 
 def _tuning(inputs: CostInputs, per_hour: float) -> dict[str, Any]:
-    """Machine hours that this PoC measured, and what repeating them at a cadence would cost per month."""
-    hours = inputs.spending.investment_gpu_hours
+    """Machine hours that this PoC measured, and what repeating them at a cadence costs per month."""
+    hours, planned = inputs.spending.investment_gpu_hours, inputs.spending.retuning_months
+    months = sorted({*RETUNING_MONTHS, *([] if planned is None else [planned])})
     return {
         "measured_machine_hours": hours,
         "jpy": hours * per_hour,
-        "cadence": [{"every_months": n, "jpy_per_month": hours * per_hour / n} for n in RETUNING_MONTHS],
+        "planned_every_months": planned,
+        "cadence": [{"every_months": n, "jpy_per_month": hours * per_hour / n} for n in months],
     }

@@ -10,7 +10,7 @@ from scipy.stats import t as student_t
 
 from kpis.gate import gate, judge_lower, reason_for
 from kpis.limits import GateLimits
-from kpis.paired import required_n
+from kpis.planning import MAX_ITEMS, items_for_power
 from kpis.proportions import required_n_rate
 from kpis.records import Evidence
 
@@ -85,18 +85,24 @@ def _responses(responses: Part | None, evidence: Evidence, limits: GateLimits) -
     n = min(part["n"] for part in skip.values())
     if n == 0:
         return gate("S3", "not_measured", "responses_not_measured", n=0, limit=1.0)
-    p90 = max(skip[key]["p90"] / slo[key] for key in skip)
+    p90 = _worst_share(skip, slo, "p90")
     if n < limits.min_p99_samples or any("p99" not in part for part in skip.values()):
-        missed = p90 > 1.0 and n >= 30
+        missed = (p90 is None or p90 > 1.0) and n >= 30
         state, reason = ("fail", "slo_missed") if missed else ("inconclusive", "too_few_samples_for_p99")
         needed = None if missed else limits.min_p99_samples
         return gate("S3", state, reason, value=p90, n=n, limit=1.0, required_n=needed)
-    p99 = max(skip[key]["p99"] / slo[key] for key in skip)
-    if p99 > 1.0:
+    p99 = _worst_share(skip, slo, "p99")
+    if p99 is None or p99 > 1.0:
         return gate("S3", "fail", "slo_missed", value=p99, n=n, limit=1.0)
     if not evidence.responses_at_target_load:
         return gate("S3", "inconclusive", "not_at_target_load", value=p99, n=n, limit=1.0)
     return gate("S3", "pass", value=p99, n=n, limit=1.0)
+
+
+def _worst_share(skip: Mapping[str, Part], slo: Part, name: str) -> float | None:
+    """Largest percentile as a share of its promise; None where it falls among failed requests, which no time holds."""
+    found = [(skip[key][name], slo[key]) for key in skip]
+    return None if any(time is None for time, _ in found) else max(time / promised for time, promised in found)
 
 
 def _goodput(cost: Part | None) -> dict[str, Any]:
@@ -176,10 +182,12 @@ def evidence_gate(
     """D1: enough items, critical tokens and runs, on the target hardware, with fresh prices, on an unopened test.
 
     The value is the smallest of (n / required n) over items, critical tokens and pairs. The required number of
-    items is the planned one, from the registered flip rate, not from the observed flips. `n` and
+    items is the planned one: with so many the test of Q1 really has the registered power at the registered flip
+    rate; observed flips do not enter. `n` and
     `required_n` belong to the shortage that the reason names.
     """
-    needed_items = required_n(limits.planning_flip_rate, limits.quality_margin, limits.alpha, limits.power)
+    planned = items_for_power(limits.planning_flip_rate, limits.quality_margin, limits.alpha, limits.power)
+    needed_items = MAX_ITEMS if planned is None else planned
     needed_critical = required_n_rate(0.0, limits.max_over_skip, limits.alpha) or 1
     n_items = confirmation["n_items"] if confirmation else 0
     n_critical = confirmation["n_critical"] if confirmation else 0

@@ -9,7 +9,8 @@ from typing import Any
 from kpis.errors import RecordError
 from kpis.gate import gate, judge_lower, judge_upper, reason_for
 from kpis.limits import GateLimits
-from kpis.paired import required_n, tango_lower_bound
+from kpis.paired import tango_lower_bound
+from kpis.planning import items_for_power
 from kpis.proportions import clopper_pearson, required_n_rate
 from kpis.records import QualityBounds
 
@@ -76,16 +77,18 @@ def _non_inferiority(c: Confirmation, bounds: QualityBounds, limits: GateLimits)
 def items_needed(c: Confirmation, delta_low: float, limits: GateLimits) -> int | None:
     """Items with which Q1 could be decided, at the observed share of flips.
 
-    The planned n for a true difference of 0; if that many were already asked, the n at which the present
-    interval would have shrunk to the margin. None when the observed loss is at or beyond the margin: more
-    items would not help.
+    The n at which the score test really has the registered power for a true difference of 0; if that many were
+    already asked, the n at which the present interval would have shrunk to the margin. None when the observed loss
+    is at or beyond the margin: more items would not help.
     """
     n, margin = int(c["n_items"]), limits.quality_margin
     delta: float = (c["n_helpful"] - c["n_harmful"]) / n
     if delta <= -margin:
         return None
     flip_rate = (c["n_helpful"] + c["n_harmful"]) / n
-    planned = required_n(flip_rate, margin, limits.alpha, limits.power)
+    planned = items_for_power(flip_rate, margin, limits.alpha, limits.power)
+    if planned is None:
+        return None
     # Items of one source repeat each other: scale by how much wider the interval is than for independent items.
     independent = tango_lower_bound(c["n_harmful"], c["n_helpful"], n, limits.alpha)
     design = ((delta - delta_low) / (delta - independent)) ** 2

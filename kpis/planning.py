@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import binom, norm
@@ -20,7 +21,8 @@ _IGNORED = 1e-12
 """Tables rarer than this are left out of the sum."""
 MAX_ITEMS = 10_000_000
 _MAX_ENUMERATED = 20_000
-"""Above this the tables are too many to add up and so many that the normal approximation is good to three digits."""
+_MAX_FLIPS = 1_000
+"""Above these the tables are too many to add up and so many that the normal approximation is off by less than 0.001."""
 
 
 def non_inferiority_power(
@@ -35,7 +37,7 @@ def non_inferiority_power(
 
     **Formula**: sum of the trinomial probabilities of all (b, c) whose score statistic `T(-m)` exceeds
     `z_{1-alpha}`; items that repeat each other count as `n / design_effect` independent ones.
-    Above 20,000 items the normal approximation of the same test.
+    Above 20,000 items or 1,000 expected flips the normal approximation of the same test.
     **Source**: enumeration of Tango's test, ours; `design_effect` as in Kish 1965.
     **Direction**: higher is better, except at the margin.
 
@@ -63,7 +65,7 @@ def non_inferiority_power(
             "difference is a flip"
         )
     harmful, helpful = (flip_rate - true_difference) / 2.0, (flip_rate + true_difference) / 2.0
-    if size > _MAX_ENUMERATED:
+    if size > _MAX_ENUMERATED or size * flip_rate > _MAX_FLIPS:
         return _large_sample_power(size, harmful, helpful, margin, alpha)
     b = _likely(size, harmful)
     # given b harmful flips, the helpful ones are binomial among the rest
@@ -92,6 +94,7 @@ def _likely(n: int, share: float) -> Floats:
     return np.arange(max(0.0, low - spread), min(float(n), high + spread) + 1.0)
 
 
+@lru_cache(maxsize=1024)
 def items_for_power(
     flip_rate: float,
     margin: float,

@@ -152,26 +152,31 @@ def tpot(end_to_end_s: float, ttft_s: float, output_tokens: int) -> float | None
     return None if output_tokens < 2 else (end_to_end_s - ttft_s) / (output_tokens - 1)
 
 
-def percentiles(samples_s: Sequence[float], min_p99_samples: int = MIN_P99_SAMPLES) -> dict[str, Any]:
+def percentiles(
+    samples_s: Sequence[float], min_p99_samples: int = MIN_P99_SAMPLES, n_failed: int = 0
+) -> dict[str, Any]:
     """Median and 90th percentile with n; a 99th only with enough samples to have one.
 
-    **Formula**: linear interpolation between order statistics.
-    **Undefined when**: without samples all are None. `p99` is absent below `min_p99_samples`.
+    **Formula**: linear interpolation between order statistics; with failed requests the next higher order
+    statistic, a failed one being slower than any answer.
+    **Undefined when**: without samples all are None, and where a percentile falls among the failed requests.
+    `p99` is absent below `min_p99_samples`.
 
     Example:
         >>> percentiles([1.0, 2.0, 3.0])["p50"]
         2.0
     """
-    n = len(samples_s)
+    n = len(samples_s) + n_failed
     if n == 0:
         return {"p50": None, "p90": None, "n": 0}
-    values = np.asarray(samples_s, dtype=float)
-    if not np.isfinite(values).all() or values.min() < 0:
+    values = np.sort(np.asarray(samples_s, dtype=float))
+    if not np.isfinite(values).all() or (values < 0).any():
         raise StatisticsError("percentiles: expected finite times of 0 s or more; drop failed requests and count them")
-    result: dict[str, Any] = {"p50": float(np.quantile(values, 0.5)), "p90": float(np.quantile(values, 0.9)), "n": n}
-    if n >= min_p99_samples:
-        result["p99"] = float(np.quantile(values, 0.99))
-    return result
+    shares = {"p50": 0.5, "p90": 0.9} | ({"p99": 0.99} if n >= min_p99_samples else {})
+    if not n_failed:
+        return {**{name: float(np.quantile(values, share)) for name, share in shares.items()}, "n": n}
+    ranks = {name: math.ceil(share * (n - 1) - 1e-9) for name, share in shares.items()}
+    return {**{name: float(values[rank]) if rank < len(values) else None for name, rank in ranks.items()}, "n": n}
 
 
 def responses(
@@ -185,7 +190,9 @@ def responses(
     load: str,
     min_p99_samples: int = MIN_P99_SAMPLES,
 ) -> dict[str, Any]:
-    """The `responses` object of result.json.
+    """The `responses` object of result.json for requests that were measured one after the other.
+
+    Responses under load come from `kpis.load_test.load_responses`.
 
     Args:
         ttft_dense_s: seconds to first token, dense model, one per request.
@@ -203,4 +210,6 @@ def responses(
         "tpot_s": {"dense": percentiles(tpot_dense_s, n), "skip": percentiles(tpot_skip_s, n)},
         "slo": {"ttft_s": slo_ttft_s, "tpot_s": slo_tpot_s},
         "load": load,
+        "basis": "sequential",
+        "load_test": None,
     }

@@ -44,6 +44,8 @@ RULES: dict[str, Rule] = {
     "decimal4": Rule(decimals=4),
     "percent": Rule(_PERCENT, 1, unit="unit.percent", never_zero=True),
     "percent_signed": Rule(_PERCENT, 1, signed=True, unit="unit.percent"),
+    "points_plain": Rule(_PERCENT, 1, unit="unit.points"),
+    "p_value": Rule(decimals=3, never_zero=True),
     "points": Rule(_PERCENT, 1, signed=True, unit="unit.points", unit_once=True),
     "ratio": Rule(decimals=2, unit="unit.ratio"),
     "months": Rule(decimals=1, unit="unit.months"),

@@ -21,6 +21,7 @@ FAMILIES = (
     "code",
     "control",
     "factor",
+    "metric",
     "phase",
     "reason",
     "routing",

@@ -93,8 +93,9 @@ def _check_consistency(result: dict[str, Any]) -> None:
     chosen = result["choice"]["sweep_index"]
     if chosen is not None and chosen >= len(result["sweep"]):
         _refuse(f"an index below {len(result['sweep'])} or null", chosen, "choice", "sweep_index")
-    if chosen is None and result["confirmation"] is not None:
-        _refuse("null, because no threshold was chosen", "an object", "confirmation")
+    confirmed = [part for part in ("confirmation", "detail") if result.get(part) is not None]
+    if chosen is None and confirmed:
+        _refuse("null, because no threshold was chosen", "an object", confirmed[0])
     marked = [row["index"] for row in result["sweep"] if row["chosen"]]
     if marked != ([] if chosen is None else [chosen]):
         _refuse(f"chosen = true exactly where choice/sweep_index points ({chosen})", marked, "sweep")

@@ -9,12 +9,13 @@ from reports import (
     view_details,
     view_evidence,
     view_glossary,
+    view_load,
     view_risks,
     view_roadmap,
     view_speed,
 )
 from reports.messages import Catalog
-from reports.view_parts import Reader
+from reports.view_parts import Reader, Table
 
 SECTIONS = ("conclusion", "evidence", "speed", "cost", "risks", "roadmap", "details", "glossary", "how")
 
@@ -29,6 +30,7 @@ class ReportView:
     conclusion: view_conclusion.Conclusion
     evidence: view_evidence.Evidence
     speed: view_speed.Speed
+    load: Table
     cost: view_cost.Cost
     risks: view_risks.Risks
     roadmap: view_roadmap.Roadmap
@@ -51,6 +53,7 @@ def build_view(result: dict[str, Any], catalog: Catalog) -> ReportView:
         conclusion=conclusion,
         evidence=view_evidence.build(reader),
         speed=view_speed.build(reader),
+        load=view_load.build(reader),
         cost=view_cost.build(reader),
         risks=view_risks.build(reader),
         roadmap=view_roadmap.build(reader),

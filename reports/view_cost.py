@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from reports import charts_money
+from reports import charts_money, view_economics
 from reports.chart_style import Words
 from reports.text import clean_text
 from reports.view_parts import Callout, Cell, Chart, LegendEntry, Reader, Row, Table
@@ -22,6 +22,7 @@ class Cost:
     tornado: Chart | None
     per_mtok: Table
     assumptions: Table
+    economics: view_economics.Economics
 
 
 def build(reader: Reader) -> Cost:
@@ -33,8 +34,9 @@ def build(reader: Reader) -> Cost:
         }
         summary = Callout(reader.t("cost.summary.title"), reader.t("empty.cost"))
         return Cost(
-            None, summary, empty["monthly"], None, empty["outlook"], None, empty["per_mtok"], empty["assumptions"]
-        )
+            None, summary, empty["monthly"], None, empty["outlook"], None, empty["per_mtok"], empty["assumptions"],
+            view_economics.build(reader),
+        )  # fmt: skip
     return Cost(
         _caution(reader),
         _summary(reader),
@@ -44,6 +46,7 @@ def build(reader: Reader) -> Cost:
         _tornado(reader),
         _per_mtok(reader),
         _assumptions(reader),
+        view_economics.build(reader),
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reports import view_confirmed
 from reports.text import clean_text
 from reports.view_parts import Cell, Prose, Reader, Row, Table
 
@@ -46,7 +47,9 @@ def build(reader: Reader) -> Details:
     shows_text = any(passage["tokens"] is not None for passage in passages)
     tables = (
         _sweep(reader),
-        _slices(reader),
+        view_confirmed.slices(reader),
+        view_confirmed.documents(reader),
+        view_confirmed.graded(reader),
         _classes(reader),
         _data(reader),
         _model(reader),
@@ -124,32 +127,6 @@ def _sweep(reader: Reader) -> Table:
         _columns(reader, *names),
         tuple(rows),
         empty=reader.t("empty.sweep"),
-        is_sortable=True,
-    )
-
-
-def _slices(reader: Reader) -> Table:
-    confirmation = reader.value("/confirmation")
-    rows = []
-    for index in range(len(confirmation["slices"]) if confirmation else 0):
-        path = f"/confirmation/slices/{index}"
-        rows.append(
-            Row(
-                (
-                    reader.text(f"{path}/name"),
-                    reader.figure("count", f"{path}/n"),
-                    reader.figure("percent", f"{path}/accuracy_dense"),
-                    reader.figure("percent", f"{path}/accuracy_skip"),
-                    reader.figure("points", f"{path}/delta_low"),
-                )
-            )
-        )
-    return Table(
-        "slices",
-        reader.t("table.slices"),
-        _columns(reader, "slice", "n", "accuracy_dense", "accuracy_skip", "delta_low"),
-        tuple(rows),
-        empty=reader.t("empty.confirmation" if confirmation is None else "empty.slices"),
         is_sortable=True,
     )
 

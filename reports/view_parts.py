@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from reports.errors import ResultError
 from reports.formatting import format_figure
 from reports.messages import Catalog
 from reports.result import lookup
@@ -124,6 +125,13 @@ class Reader:
     def value(self, path: str) -> Any:
         """Raw value at a JSON pointer."""
         return lookup(self.result, path)
+
+    def has(self, path: str) -> bool:
+        """Whether something other than null is stored at a JSON pointer; results of older versions lack some parts."""
+        try:
+            return self.value(path) is not None
+        except ResultError:
+            return False
 
     def figure(self, kind: str, *paths: str, reason: str | None = None, missing: str = "missing.label") -> Figure:
         """The figure at the given pointers; missing ones become 未測定 with the reason, never 0.

@@ -61,8 +61,27 @@ def test_a_chosen_threshold_is_confirmed_once(finished: Finished) -> None:
     assert [row["chosen"] for row in result["sweep"]] == [False, False, False, True]
     assert result["data"]["test_openings"] == 1
     assert result["confirmation"]["n_items"] == 8
-    assert {row["name"] for row in result["controls"]} >= {"skiplayer", "random_mask", "static_drop", "base_untuned"}
+    names = {"skiplayer", "random_mask", "static_drop", "base_untuned", "int8"}
+    assert {row["name"] for row in result["controls"]} >= names
     assert result["confirmation"]["n_tokens"] == result["data"]["scored_tokens"]["test"]
+
+
+def test_int8_and_the_noise_floor_are_scored_on_the_same_split(finished: Finished) -> None:
+    """The int8 arm has the documents and items of the skip model, no speed-up, and a row among the rivals."""
+    result = finished.result
+    (folder,) = (finished.runs / "store").glob("confirm-*[0-9a-f]")
+    arm, own, floor = (
+        json.loads((folder / f"arm-{name}.json").read_text("utf-8")) for name in ("int8", "skiplayer", "noise_floor")
+    )
+    rival = next(row for row in result["rivals"] if row["name"] == "int8")
+
+    for kind, key in (("documents", "document_id"), ("items", "item_id")):
+        assert [row[key] for row in arm[kind]] == [row[key] for row in own[kind]]
+    assert (arm["skip_rate"], arm["speedup_low"]) == (0.0, None)
+    assert (rival["state"], rival["n"]) == ("not_better", len(arm["documents"]))
+    assert result["detail"]["noise_floor"]["n"] == floor["n"] == len(floor["items"]) == 8
+    assert result["responses"]["basis"] == "sequential"
+    assert result["economics"]["roi"]["prob_positive"] is not None
 
 
 def test_guards_have_their_costs_measured_and_a_band_to_serve_with(finished: Finished) -> None:

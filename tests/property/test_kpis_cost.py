@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from kpis.cost import cost
 from kpis.cost_inputs import CostInputs, Spending, Spread, Volume
 from kpis.cost_risk import annuity, npv, payback_months
-from kpis.economics import blended_hourly, break_even_requests, economics, roi
+from kpis.economics import break_even_requests, economics, roi
 from kpis.limits import GateLimits
 from kpis.prices import load_prices
 from kpis.speed import SpeedEstimate, percentiles
+from kpis.spot import blended_hourly
 
 BOOK = load_prices()
 INPUTS = CostInputs(

@@ -105,7 +105,7 @@ def test_replicas_are_monotone(peak: float, q_slo: float, load: float, factor: f
 def test_monthly_cost_is_monotone_in_price_volume_and_speed(price: float, volume: float, speed: float) -> None:
     """Through the whole model: dearer and more demand never cost less, a larger speed-up never more."""
     base = compute(INPUTS)["monthly_jpy"]
-    dearer = compute(INPUTS, BOOK.with_fx(150.0 * price, date(2026, 11, 20), "test"))["monthly_jpy"]
+    dearer = compute(INPUTS, BOOK.with_fx(BOOK.fx.jpy_per_usd * price, date(2026, 11, 20), "test"))["monthly_jpy"]
     demand = replace(INPUTS.volume, peak_requests_per_s=5.0 * volume, requests_per_month=1e6 * volume)
     busier = compute(replace(INPUTS, volume=demand))["monthly_jpy"]
     faster = compute(replace(INPUTS, speed=SpeedEstimate(math.log(1.3 * speed), 0.02, 6)))["monthly_jpy"]

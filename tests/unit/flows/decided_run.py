@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from flows import judge
+from flows.confirmed import LOAD_TEST_COPY
 from flows.decide import open_bench
 from flows.settings import Settings, flatten, load_settings, plan_sha256, price_path
 from flows.store import sha256_code, sha256_file, write_json
@@ -88,10 +90,28 @@ def stage(store: Path, name: str, key: str, files: dict[str, Any], created_at: s
                                        "resumed": False, "created_at": created_at})  # fmt: skip
 
 
-def make(root: Path, *, speedup: float = 1.4, harmful: int = 2, static_rise: float = 0.05) -> Path:
-    """Write a run on a target GPU into `root` and return its folder."""
+def load_test(per_s: float, n: int = 400, n_failed: int = 0) -> dict[str, Any]:
+    """A load test of one replica at a steady rate; the last requests failed."""
+    return {
+        "schema_version": 1, "device_name": "NVIDIA L40S", "n_replicas": 1,
+        "requests": [
+            {"arm": "skip", "arrival_s": i / per_s, "ok": i < n - n_failed, "ttft_s": 0.5 if i < n - n_failed else None,
+             "tpot_s": 0.02 if i < n - n_failed else None}
+            for i in range(n)
+        ],
+    }  # fmt: skip
+
+
+def make(
+    root: Path, *, speedup: float = 1.4, harmful: int = 2, static_rise: float = 0.05, tested_per_s: float | None = None
+) -> Path:
+    """Write a run on a target GPU into `root` and return its folder; with a load test if its rate is given."""
     runs, store = root / "runs", root / "runs" / "store"
-    settings = load_settings(write_plan(root, SETTINGS))
+    values = SETTINGS
+    if tested_per_s is not None:
+        write_json(root / "load.json", load_test(tested_per_s))
+        values = {**SETTINGS, "cost": {**SETTINGS["cost"], "load_test": "load.json"}}
+    settings = load_settings(write_plan(root, values))
     points = {
         f"point-{i:02d}.json": arm(rise, rate, 60, 0)
         | {"index": i, "target_skip_rate": rate, "threshold_logit": LOGITS[i], "threshold": threshold,
@@ -104,7 +124,7 @@ def make(root: Path, *, speedup: float = 1.4, harmful: int = 2, static_rise: flo
             "dense_tuned": arm(0.0, 0.0, 1000), "all_executed": arm(0.0, 0.0, 1000),
             "skiplayer": arm(0.004, 0.2, 1000, harmful), "guards_off": arm(0.01, 0.22),
             "random_mask": arm(0.1, 0.2), "static_drop": arm(static_rise, 0.2), "base_untuned": arm(0.3, 0.0),
-            "noise_floor": {"n": 32, "n_flips": 0},
+            "noise_floor": {"n": 32, "n_flips": 0, "items": items(32, 0)}, "int8": arm(0.01, 0.0, 1000, 3),
         }.items()
     }  # fmt: skip
     cells = [timing("decode", "trained", speedup), timing("prefill", "trained", 1.1), timing("decode", "random", 1.2)]
@@ -117,6 +137,8 @@ def make(root: Path, *, speedup: float = 1.4, harmful: int = 2, static_rise: flo
     folder = runs / "20261124-100000-x"
     folder.mkdir()
     write_json(folder / "run.json", {"plan_sha256": plan_sha256(settings)})
+    if tested_per_s is not None:
+        shutil.copy(root / "load.json", folder / LOAD_TEST_COPY)
     write_json(folder / "result.json", _result(folder, settings))
     return folder
 
@@ -131,6 +153,8 @@ def _result(folder: Path, settings: Settings) -> dict[str, Any]:
     result["model"] |= {"n_layers": N_LAYERS, "routed_layers": [1, 2], "always_run_layers": [0, 3]}
     result["plan"] = {"registered": flatten(settings), "deviations": []}
     result["hashes"]["prices"] = sha256_file(price_path(settings, folder / "poc.yaml"))
+    copy = folder / LOAD_TEST_COPY
+    result["hashes"]["load_test"] = sha256_file(copy) if copy.is_file() else None
     bench = open_bench(folder, result, settings, folder / "poc.yaml", None)
     rows = judge.sweep_rows(bench)
     choice, _ = judge.choose(bench, rows)

@@ -55,9 +55,9 @@ def test_check_reports_a_usable_poc(poc, capsys):
     captured = capsys.readouterr()
     assert "corpus: 1 documents, 0 files left out" in captured.out
     assert "glossary: 1 terms, questions: 0" in captured.out
-    assert "test questions: 0 of 773" in captured.out
+    assert "test questions: 0 of 819" in captured.out
     assert "profile: quick" in captured.out
-    assert "the registered margin takes 773" in captured.err
+    assert "the registered margin takes 819" in captured.err
 
 
 def test_check_tells_everything_that_is_wrong_at_once(poc, capsys):

@@ -189,14 +189,114 @@ def test_a_better_rival_is_named_and_makes_a_go_conditional(tmp_path: Path) -> N
 
 def test_int8_is_absent_with_a_reason_until_it_is_measured(run: Path) -> None:
     """No record is None with its reason; a record as good and faster is the better choice."""
+    (folder,) = run.parent.glob("store/confirm-*")
+    (folder / "arm-int8.json").unlink()
     absent = {row["name"]: row for row in decide(run).rivals}["int8"]
     assert (absent["state"], absent["reason"], absent["ppl_rise"]) == ("not_measured", "int8_not_measured", None)
 
-    (folder,) = run.parent.glob("store/confirm-*")
     write_json(folder / "arm-int8.json", decided_run.arm(0.0, 0.0) | {"speedup_low": 1.8})
     decision = decide(run)
     assert decision.to_json()["better_choice"] == "int8"
     assert "int8_better" in decision.result["verdict"]["reasons"]
+
+
+def test_int8_without_times_is_compared_but_never_better(made: Path) -> None:
+    """The arm of the confirmation has no speed-up: its quality stands in the controls, and the choice stays open."""
+    decision = decide(made)
+
+    row = {rival["name"]: rival for rival in decision.rivals}["int8"]
+    assert (row["state"], row["n"], row["skip_rate"]) == ("not_better", 40, 0.0)
+    control = next(row for row in decision.result["controls"] if row["name"] == "int8")
+    assert (control["skip_rate"], control["item_accuracy"]) == (0.0, pytest.approx(0.997))
+
+
+def test_detail_and_business_figures_are_stored_and_reproduced(run: Path) -> None:
+    """Flips, slices, noise floor, documents, rivals and return are in the result; a changed record shows in them."""
+    stored = read_json(run / "result.json")
+    detail, money = stored["detail"], stored["economics"]
+
+    assert (detail["flips"]["harmful"]["n"], detail["flips"]["helpful"]["n"], detail["flips"]["n"]) == (2, 0, 1000)
+    assert [row["name"] for row in detail["slices"]] == ["all"]
+    assert (detail["noise_floor"]["n"], detail["noise_floor"]["changed"]["share"]) == (32, 0.0)
+    assert (detail["documents"]["n"], len(detail["documents"]["worst"])) == (40, 5)
+    assert all("document_id" not in row for row in detail["documents"]["worst"])
+    assert (detail["graded"], detail["graded_reason"]) == ([], "answers_not_generated")
+    assert money["roi"]["p10"] <= money["roi"]["p50"] <= money["roi"]["p90"]
+    assert money["energy"]["reason"] == "energy_not_measured"
+
+    change(run, "confirm", "arm-noise_floor.json", items=[])
+    decision = decide(run)
+    assert decision.result["detail"]["noise_floor"] is None
+    assert {difference.path.split("/")[1] for difference in decision.differences} == {"detail"}
+    assert decision.causes == ("records_changed",)
+
+
+def test_graded_answers_are_judged_per_metric(run: Path) -> None:
+    """Graded answers beside the arm get one row per metric; without any the reason is told."""
+    (path,) = run.parent.glob("store/confirm-*/arm-skiplayer.json")
+    answers = [
+        {"item_id": f"g{i}", "cluster": f"c{i}", "slice": "all", "metric": metric, "dense_score": 1.0,
+         "skip_score": float(i > 1), "same_answer": i > 1}
+        for metric in ("exact_match", "char_f1") for i in range(60)
+    ]  # fmt: skip
+    write_json(path, read_json(path) | {"graded": answers})
+
+    rows = decide(run).result["detail"]["graded"]
+    assert [(row["metric"], row["n"], row["n_worse"]) for row in rows] == [("char_f1", 60, 2), ("exact_match", 60, 2)]
+
+
+def test_a_load_test_at_the_peak_makes_a_full_go(tmp_path: Path) -> None:
+    """With the promised times shown at the peak nothing is open, and the run folder alone says so again."""
+    run = decided_run.make(tmp_path, tested_per_s=50.0)
+    (tmp_path / "load.json").unlink()  # the copy in the run folder is enough
+
+    decision = decide(run)
+    assert (decision.is_same, decision.result["verdict"]["code"]) == (True, "go")
+    assert decision.result["responses"]["basis"] == "load_test"
+    assert gate(decision.result, "S3")["state"] == "pass"
+    assert "負荷をかけたときの応答" in render(decision.result, "ja")
+
+
+def test_a_load_test_below_its_share_of_the_peak_shows_nothing(tmp_path: Path) -> None:
+    """At a tenth of a request per second the promised times say nothing about the peak."""
+    decision = decide(decided_run.make(tmp_path, tested_per_s=0.1))
+
+    assert decision.result["responses"]["load_test"]["is_at_target"] is False
+    assert gate(decision.result, "S3")["reason"] == "not_at_target_load"
+    assert decision.result["verdict"]["code"] == "conditional_go"
+
+
+def test_failed_requests_refute_the_promise(run: Path, tmp_path: Path) -> None:
+    """Two failed requests of a hundred leave no 99th percentile: the promise is missed, not open."""
+    write_json(tmp_path / "load.json", decided_run.load_test(50.0, 400, n_failed=8))
+
+    decision = decide(run, plan(tmp_path, cost={"load_test": "load.json"}))
+    assert (gate(decision.result, "S3")["state"], gate(decision.result, "S3")["reason"]) == ("fail", "slo_missed")
+    assert decision.result["verdict"]["code"] == "no_go"
+
+
+def test_a_load_test_handed_in_later_is_a_deviation_with_effect(run: Path, tmp_path: Path) -> None:
+    """The plan named none; the verdict becomes a Go, and setting and file are told."""
+    write_json(tmp_path / "load.json", decided_run.load_test(50.0))
+
+    decision = decide(run, plan(tmp_path, cost={"load_test": "load.json"}))
+    assert decision.result["verdict"]["code"] == "go"
+    assert {row.setting for row in decision.deviations} == {"cost.load_test", "load test file"}
+    assert "load_test_changed" in decision.causes
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "is not there"), ("[1]", "JSON object, got list"), ("{", "cannot be used"),
+    ('{"schema_version": 1}', "cannot be used"),
+])  # fmt: skip
+def test_an_unusable_load_test_is_one_clear_error(run: Path, tmp_path: Path, content: str | None, message: str) -> None:
+    """A file that is missing, no JSON or no load test names the setting and what to do."""
+    if content is not None:
+        (tmp_path / "load.json").write_text(content, "utf-8")
+
+    with pytest.raises(PocError, match=message) as caught:
+        decide(run, plan(tmp_path, cost={"load_test": "load.json"}))
+    assert "cost.load_test" in str(caught.value)
 
 
 def test_openings_of_the_same_test_split_are_counted(run: Path) -> None:
@@ -239,7 +339,7 @@ def test_the_command_tells_costs_with_tax_and_dates(made: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "figures: all as stored" in out
     assert "without / with 10% tax" in out
-    assert "yen per dollar of 2026-11-23, a placeholder" in out
+    assert "157.25 yen per dollar of 2026-10-30" in out
     assert "better choice: skip" in out
 
 
@@ -261,6 +361,6 @@ def test_differences_are_found_and_rounding_is_not_one() -> None:
 @pytest.mark.parametrize("language", ["ja", "en"])
 def test_every_new_code_has_a_sentence(language: str) -> None:
     """Reasons of rivals, of missing business figures and of differences are explained in both languages."""
-    reasons = {*codes.RIVAL_REASONS, *codes.ECONOMICS_REASONS, *codes.DIFFERENCE_CAUSES}
+    reasons = {*codes.RIVAL_REASONS, *codes.ECONOMICS_REASONS, *codes.DIFFERENCE_CAUSES, *codes.DETAIL_REASONS}
 
     assert {f"reason.{code}" for code in reasons} - messages(language).keys() == set()

@@ -73,7 +73,7 @@ def test_the_question_draft_is_a_questions_file_and_tells_what_is_missing(bench:
     questions = load_questions(out)
 
     assert {question.source_document for question in questions} == {f"{name}.txt" for name in HELD_OUT}
-    assert "takes 773" in told
+    assert "takes 819" in told
     assert "too few" in told
 
 

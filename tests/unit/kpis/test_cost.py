@@ -69,7 +69,7 @@ def test_cost_goes_through_machines(make_cost_inputs: Make) -> None:
     """At 5 req/s 1.3x frees two of nine machines, and the monthly figures say exactly that."""
     result = compute(make_cost_inputs())
 
-    per_machine = 2.699 * 150 * 730
+    per_machine = 2.699 * load_prices().fx.jpy_per_usd * 730
     assert (result["replicas"]["dense"], result["replicas"]["skip"]) == (9, 7)
     assert result["monthly_jpy"]["dense"] == pytest.approx(9 * per_machine)
     assert result["monthly_jpy"]["skip"] == pytest.approx(7 * per_machine)

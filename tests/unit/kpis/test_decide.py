@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -52,8 +53,9 @@ def poc(make_document: Make, make_items: Make, make_cost_inputs: Make) -> Make:
             slo_ttft_s=2.0, slo_tpot_s=changes.get("slo_tpot_s", 0.1), load="peak",
         )  # fmt: skip
         book = load_prices()
-        if not changes.get("placeholder_fx"):
-            book = book.with_fx(150.0, date(2026, 11, 20), "finance department")
+        book = book.with_fx(150.0, date(2026, 11, 20), "finance department")
+        if changes.get("placeholder_fx"):
+            book = replace(book, fx=replace(book.fx, is_placeholder=True))
         money = cost(
             make_cost_inputs(speed=SpeedEstimate(changes.get("log_ratio", math.log(1.3)), 0.01, 6)),
             book,
@@ -124,13 +126,13 @@ def test_a_slower_model_is_a_no_go_with_that_reason(poc: Make) -> None:
 
 
 def test_too_few_items_are_insufficient_evidence(poc: Make, make_items: Make) -> None:
-    """100 items without a flip neither show nor refute two points: 133 could, 773 were planned."""
+    """100 items without a flip neither show nor refute two points: 133 could, 819 were planned."""
     rows, decision = poc(items=make_items(60, both_wrong=40))
 
     assert state(rows, "Q1") == ("inconclusive", "quality_not_shown")
     assert (decision["code"], decision["evidence"]) == ("no_go_insufficient_evidence", "insufficient")
     assert rows[0]["required_n"] == 133
-    assert {"code": "collect_items", "params": {"n": 100, "required_n": 773}} in decision["next_actions"]
+    assert {"code": "collect_items", "params": {"n": 100, "required_n": 819}} in decision["next_actions"]
 
 
 def test_too_few_critical_tokens_are_insufficient_evidence(poc: Make, make_document: Make) -> None:

@@ -8,13 +8,15 @@ import pytest
 
 from kpis.cost import cost, machines
 from kpis.cost_inputs import Spending, Volume
-from kpis.economics import blended_hourly, break_even_requests, economics, monthly_capacity, roi, with_tax
-from kpis.errors import StatisticsError
+from kpis.economics import break_even_requests, economics, monthly_capacity, roi, with_tax
+from kpis.errors import PriceError, RecordError, StatisticsError
 from kpis.limits import GateLimits
 from kpis.prices import load_prices
+from kpis.spot import blended_hourly
 
 Make = Callable[..., Any]
 ON = date(2026, 11, 24)
+FX = load_prices().fx.jpy_per_usd
 
 
 def compute(inputs: Any, gpu_id: str = "aws-g6e-xlarge-tokyo", api_id: str = "groq-llama-3.1-8b") -> dict[str, Any]:
@@ -72,7 +74,7 @@ def test_spot_share_by_hand(make_cost_inputs: Make) -> None:
 
     assert spot["id"] == "aws-g6e-xlarge-tokyo-spot"
     factor = 0.7 + 0.3 * 1.20 * 1.1 / 2.699
-    assert spot["rows"][0]["dense"] == pytest.approx(9 * 2.699 * 150 * 730 * factor)
+    assert spot["rows"][0]["dense"] == pytest.approx(9 * 2.699 * FX * 730 * factor)
     with pytest.raises(StatisticsError, match="share within"):
         blended_hourly(100.0, 40.0, 1.5, 0.0)
 
@@ -92,7 +94,7 @@ def test_currency_tax_and_rate_date_are_always_there(make_cost_inputs: Make) -> 
             shown = compute(inputs, gpu.id, api.id)
             currency = shown["currency"]
             assert (currency["of_price"], currency["of_api"], currency["shown"]) == (gpu.currency, api.currency, "JPY")
-            assert currency["fx_date"] == "2026-11-23"
+            assert currency["fx_date"] == "2026-10-30"
             for amount in shown["monthly_jpy"].values():
                 assert amount["taxed"] == pytest.approx(amount["untaxed"] * 1.1)
                 assert amount["untaxed"] > 0
@@ -104,10 +106,50 @@ def test_tuning_costs_the_measured_hours(make_cost_inputs: Make) -> None:
     spending = Spending(engineer_day_jpy=80_000.0, investment_engineer_days=5.0, investment_gpu_hours=2.0)
     tuning = compute(make_cost_inputs(spending=spending))["tuning"]
 
-    per_hour = 2.699 * 150
+    per_hour = 2.699 * FX
     assert tuning["measured_machine_hours"] == 2.0
     assert tuning["jpy"] == pytest.approx(2 * per_hour)
     assert tuning["cadence"][0] == {"every_months": 3, "jpy_per_month": pytest.approx(2 / 3 * per_hour)}
+    assert tuning["planned_every_months"] is None
+
+
+def test_planned_retuning_is_part_of_the_upkeep(make_cost_inputs: Make) -> None:
+    """Two measured hours every four months cost half an hour a month, in the bill as in the table."""
+    spending = Spending(engineer_day_jpy=1.0, investment_engineer_days=0.0, investment_gpu_hours=2.0,
+                        upkeep_other_jpy_per_month=1000.0, retuning_months=4)  # fmt: skip
+    inputs = make_cost_inputs(spending=spending)
+    money = cost(inputs, load_prices(), gpu_id="aws-g6e-xlarge-tokyo", api_id="groq-llama-3.1-8b", on=ON,
+                 limits=GateLimits())  # fmt: skip
+    tuning = compute(inputs)["tuning"]
+
+    assert money["upkeep_jpy_per_month"] == pytest.approx(1000.0 + 0.5 * 2.699 * FX)
+    assert [row["every_months"] for row in tuning["cadence"]] == [3, 4, 6, 12]
+    assert tuning["cadence"][1]["jpy_per_month"] == pytest.approx(money["upkeep_jpy_per_month"] - 1000.0)
+    with pytest.raises(RecordError, match="retuning_months"):
+        replace(spending, retuning_months=0)
+
+
+def test_a_planned_spot_share_is_paid_in_every_figure(make_cost_inputs: Make) -> None:
+    """With 40 % spot hours the bill, the break-even and the table show the blended price, once."""
+    inputs = make_cost_inputs(spot_share=0.4)
+    factor = 0.6 + 0.4 * 1.20 * 1.1 / 2.699
+    money = cost(inputs, load_prices(), gpu_id="aws-g6e-xlarge-tokyo", api_id="groq-llama-3.1-8b", on=ON,
+                 limits=GateLimits())  # fmt: skip
+    shown = compute(inputs)
+
+    assert money["monthly_jpy"]["dense"] == pytest.approx(9 * 2.699 * FX * 730 * factor)
+    assert shown["monthly_jpy"]["dense"]["untaxed"] == pytest.approx(money["monthly_jpy"]["dense"])
+    assert [row["share"] for row in shown["spot"]["rows"]] == [0.3, 0.4, 0.6]
+    assert shown["spot"]["rows"][1]["dense"] == pytest.approx(money["monthly_jpy"]["dense"])
+    assert shown["spot"]["paid_jpy_per_hour"] == pytest.approx(2.699 * FX * factor)
+
+
+def test_planned_spot_hours_without_a_spot_price_are_an_error(make_cost_inputs: Make) -> None:
+    """A missing spot price is no price of 0 and no silent on-demand price; a share beyond all hours is refused."""
+    with pytest.raises(PriceError, match=r"no spot row for sakura-dok-h100.*cost\.spot_share"):
+        compute(make_cost_inputs(spot_share=0.4), gpu_id="sakura-dok-h100")
+    with pytest.raises(RecordError, match="spot_share"):
+        make_cost_inputs(spot_share=1.5)
 
 
 def test_return_without_spending_and_accuracy_without_items(make_cost_inputs: Make) -> None:
@@ -117,7 +159,7 @@ def test_return_without_spending_and_accuracy_without_items(make_cost_inputs: Ma
 
     assert (free["roi"]["p50"], free["roi"]["reason"]) == (None, "nothing_spent")
     assert free["yen_per_correct_answer"]["reason"] == "accuracy_unknown"
-    assert known["yen_per_correct_answer"]["dense"] == pytest.approx(9 * 2.699 * 150 * 730 / 500_000)
+    assert known["yen_per_correct_answer"]["dense"] == pytest.approx(9 * 2.699 * FX * 730 / 500_000)
     assert known["yen_per_correct_answer"]["api_reason"] == "accuracy_unknown"
 
 
@@ -129,7 +171,7 @@ def test_machines_are_rented_whole(make_cost_inputs: Make) -> None:
     money = cost(make_cost_inputs(), load_prices(), gpu_id="aws-p5-48xlarge-us-east-1", api_id="groq-llama-3.1-8b",
                  on=ON, limits=GateLimits())  # fmt: skip
 
-    per_hour = 55.04 * 150
+    per_hour = 55.04 * FX
     assert money["monthly_jpy"]["dense"] == pytest.approx(2 * per_hour * 730)
     assert money["monthly_jpy"]["skip"] == pytest.approx(1 * per_hour * 730)
     assert money["per_mtok_jpy"][1]["dense"] == pytest.approx(per_hour / 8 * 1e6 / (3600 * 0.8 * 200 * 0.3))
@@ -142,5 +184,5 @@ def test_worked_examples_in_yen(make_cost_inputs: Make, peak: float, speedup: fl
                  gpu_id="aws-g6e-xlarge-tokyo", api_id="groq-llama-3.1-8b", on=ON, limits=GateLimits())  # fmt: skip
 
     monthly = money["monthly_jpy"]
-    assert monthly["dense"] - monthly["skip"] == pytest.approx(saved * 2.699 * 150 * 730)
+    assert monthly["dense"] - monthly["skip"] == pytest.approx(saved * 2.699 * FX * 730)
     assert money["replicas"]["dense"] == (2 if peak == 1.0 else 9)

@@ -21,13 +21,15 @@ def raw() -> dict[str, Any]:
 
 
 def test_shipped_file_is_complete() -> None:
-    """The shipped file loads, has a Tokyo and a yen offer, and an exchange rate that asks to be replaced."""
+    """The shipped file loads, has a Tokyo and a yen offer, and a dated exchange rate with its source."""
     book = load_prices()
 
     assert any(row.region == "ap-northeast-1" for row in book.gpus)
     assert any(row.currency == "JPY" and row.tax_included for row in book.gpus)
-    assert book.fx.is_placeholder
-    assert "replace" in book.fx.source
+    assert not book.fx.is_placeholder
+    assert book.fx.jpy_per_usd == pytest.approx(175.68 / 1.1172, abs=5e-3)
+    assert (book.fx.as_of, "175.68 yen and 1.1172 dollars" in book.fx.source) == (date(2026, 10, 30), True)
+    assert stale_state(book.fx.as_of, ON) == "ok"
 
 
 def test_shipped_offers() -> None:
@@ -155,7 +157,8 @@ def test_yen_without_tax() -> None:
 
 def test_placeholder_rate_is_a_warning_for_dollar_prices_only() -> None:
     """An exchange rate nobody entered cannot be fresh."""
-    book = load_prices()
+    shipped = load_prices()
+    book = replace(shipped, fx=replace(shipped.fx, is_placeholder=True))
 
     assert price_fields(book, book.gpu("aws-g6-xlarge-us-east-1"), ON)["stale"] == "warning"
     assert price_fields(book, book.gpu("sakura-dok-h100"), ON)["stale"] == "ok"

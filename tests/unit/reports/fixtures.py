@@ -48,6 +48,8 @@ def _on_cpu(result: Result) -> Result:
     result["model"]["skip_tune"] |= {"n_steps": 60, "n_tokens": 61440}
     result["verdict"]["banner"] = "functional_check"
     result["cost"]["basis"] = "measured_this_machine"
+    result["responses"] = PARTS.sequential()
+    result["detail"] |= {"graded": [], "graded_reason": "answers_not_generated"}
     result["passages"] = PARTS.passages(with_text=False)
     return result
 
@@ -87,6 +89,10 @@ def functional_check_no_go() -> Result:
     for row in result["speed"]:
         row["routing"] = "trained" if row["is_headline"] else "random"
     result["cost"] = PARTS.cost(9, 9) | {"basis": "measured_this_machine"}
+    result["economics"]["spot"] |= {"id": None, "reason": "no_spot_price", "planned_share": 0.0, "rows": []}
+    result["economics"]["tuning"]["planned_every_months"] = None
+    result["rivals"][0] |= {"state": "better", "low": -0.021, "high": -0.004, "ppl_rise": -0.012}
+    result["rivals"][0]["reason"] = "no_worse_and_simpler"
     result["plan"]["registered"]["model.skip.force_critical"] = True
     result["controls"][-1] |= {"ppl_rise": 0.003, "ppl": 21.966}  # other numerics: near the dense point, not on it
     result["confirmation"]["n_items"] = 96
@@ -142,6 +148,8 @@ def no_go() -> Result:
             {"code": "use_lower_threshold", "params": {}},
         ],
     }
+    result["responses"]["load_test"] |= {"is_at_target": False, "offered_per_s": 0.5}
+    result["responses"]["tpot_s"]["skip"]["p99"] = None
     result["data"]["test_openings"] = 2
     result["plan"]["deviations"] = ["limits.max_over_skip was 0.005 when the plan was registered"]
     result["passages"] = PARTS.passages(with_text=False)
@@ -175,7 +183,10 @@ def no_threshold() -> Result:
     result = _on_cpu(go())
     result["sweep"] = PARTS.sweep(None)
     result["choice"] |= {"sweep_index": None, "threshold": None, "reason": "first_setting_fails"}
-    result["confirmation"] = None
+    result |= {"confirmation": None, "detail": None}
+    for rival in result["rivals"]:
+        rival |= {"state": "not_measured", "ppl_rise": None, "low": None, "high": None, "n": 0, "skip_rate": None}
+        rival["reason"] = "no_threshold_chosen"
     quality = [PARTS.gate(f"Q{number}", "not_measured", "no_threshold_chosen", limit=None) for number in range(1, 8)]
     _set_gates(result, *quality, PARTS.gate("D1", "fail", "functional_check", value=0.0))
     result["data"]["test_openings"] = 0
@@ -200,7 +211,7 @@ def everything_missing() -> Result:
     result["run"]["mlflow"]["run_id"] = None
     result["environment"]["load_average_1min"] = None
     result |= {"sweep": [], "controls": [], "confirmation": None, "speed": [], "responses": None, "cost": None}
-    result |= {"passages": [], "stages": []}
+    result |= {"passages": [], "stages": [], "detail": None, "rivals": [], "economics": None}
     result["choice"] |= {"sweep_index": None, "threshold": None, "reason": "no_setting_skips"}
     reasons = {"Q": "no_threshold_chosen", "S": "speed_not_measured", "C": "cost_not_computed", "D": "functional_check"}
     result["gates"] = [PARTS.gate(name, "not_measured", reasons[name[0]], limit=None) for name in PARTS.GATE_FORMS]
@@ -254,6 +265,9 @@ def hostile(offset: int) -> Result:
     fill(result["cost"]["price"], "name", "provider", "source")
     fill(result["cost"]["monthly_jpy"], "api_name")
     fill(result["responses"], "load")
+    fill(result["responses"]["load_test"], "device_name")
+    fill(result["detail"]["slices"][0], "name")
+    fill(result["economics"]["energy"], "factor_source")
     fill(result["confirmation"]["slices"][0], "name")
     fill(result["hashes"], "corpus")
     fill(result["run"]["mlflow"], "tracking_uri", "experiment")

@@ -8,7 +8,18 @@ from reports.errors import CatalogError
 from reports.messages import FAMILIES, Catalog, messages
 from reports.view_glossary import TERMS
 
-_STAGES_AND_CLASSES = ("stage.", "class.", "factor.", "reason.", "action.", "code.", "control.", "phase.", "routing.")
+_STAGES_AND_CLASSES = (
+    "stage.",
+    "class.",
+    "factor.",
+    "reason.",
+    "action.",
+    "code.",
+    "control.",
+    "phase.",
+    "routing.",
+    "metric.",
+)
 
 
 def _fields(template: str) -> set[str]:
@@ -33,7 +44,7 @@ def test_every_code_of_kpis_has_a_sentence():
     expected |= {f"reason.{code}" for code in codes.PAYBACK_REASONS}
     expected |= {f"action.{code}" for code in codes.NEXT_ACTIONS}
     expected |= {f"factor.{code}" for code in codes.TORNADO_FACTORS}
-    expected |= {f"code.{code}" for code in codes.COST_BASES + codes.FUNCTIONAL_CHECK_REASONS}
+    expected |= {f"code.{code}" for code in codes.COST_BASES + codes.FUNCTIONAL_CHECK_REASONS + codes.RESPONSE_BASES}
     expected |= {f"state.{code}" for code in codes.GATE_STATES}
     expected |= {f"limit.{code}" for code in codes.COMPARATORS}
     expected |= {f"verdict.{code}" for code in codes.VERDICT_CODES}

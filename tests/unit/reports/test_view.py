@@ -86,7 +86,7 @@ def test_no_threshold_is_said_plainly_and_everything_measured_stays(fx):
     assert view.evidence.choice.title == "採用できるしきい値はありませんでした"
     assert view.evidence.confirmation.rows == ()
     assert len(view.evidence.sweep.rows) == 7
-    assert len(view.evidence.controls.rows) == 7
+    assert len(view.evidence.controls.rows) == 8
     assert view.evidence.quality_map is not None
     assert view.evidence.layers.caption.endswith("採用はしていません)")
     assert view.speed.rows.rows != ()
