@@ -1,4 +1,4 @@
-"""Command line `skip-poc`: run, init, check, terms, questions, compare, report, decide, simulate, schema, ui.
+"""Command line `skip-poc`: run, init, check, terms, questions, compare, bench, report, decide, simulate, schema, ui.
 
 Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
 means a defect.
@@ -153,6 +153,22 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_model(arguments: argparse.Namespace) -> int:
+    from skipmodel.bench.command import config_of
+
+    config = config_of(arguments)
+    runtime.prepare(arguments.runs_dir)
+    from flows.bench import FILE, find_target, run_bench
+
+    target = find_target(arguments.folder, arguments.runs_dir, documents=arguments.documents,
+                         threshold=arguments.threshold, level=arguments.level)  # fmt: skip
+    out = arguments.out or arguments.runs_dir / "bench" / target.name
+    run_bench(target, config, out, Progress(quiet=arguments.quiet), calibrations=arguments.calibrations,
+              history=arguments.history)  # fmt: skip
+    _say(str(out / FILE))
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from reports.render import write_report
 
@@ -200,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_what_computes(commands)
+    _add_bench(commands)
     _add_what_reads_results(commands)
     return parser
 
@@ -268,6 +285,19 @@ def _add_what_computes(commands: Commands) -> None:
     compare.add_argument("--heal-per-rate", action="store_true", help="train dropped layers apart for each number")
     compare.add_argument("--history", type=Path, help="folder for the reference file of this date and commit")
     _add_quiet(compare)
+
+
+def _add_bench(commands: Commands) -> None:
+    from skipmodel.bench.command import add_arguments
+
+    bench = _add(commands, "bench", _bench_model, "time dense against skip in pairs: a finished run, or a checkpoint")
+    bench.add_argument("folder", type=Path, help="run folder, such as runs/latest, or checkpoint folder")
+    bench.add_argument("--threshold", type=float, help="threshold of the learned routing; default: the chosen one")
+    bench.add_argument("--out", type=Path, help="folder of bench.json and bench.svg; default: RUNS_DIR/bench/NAME")
+    bench.add_argument("--history", type=Path, help="folder for the reference file of this date, commit and device")
+    add_arguments(bench)
+    _add_runs_dir(bench)
+    _add_quiet(bench)
 
 
 def _add_what_reads_results(commands: Commands) -> None:

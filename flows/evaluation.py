@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
 from flows.store import StageResult, read_json, write_json
 from flows.workbench import KINDS, Workbench
+
+if TYPE_CHECKING:
+    from skipmodel.engine.engagement import Phase
 
 SCORE_CODE = [
     *MODEL_CODE, "skipmodel/engine", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
@@ -273,31 +276,35 @@ def _noise_floor(scorer: Scorer) -> dict[str, Any]:
 
 
 def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) -> StageResult:
-    """Time decode and prefill in pairs: learned routing at the operating point, then random routing."""
+    """Time decode and prefill in pairs: learned routing at the operating point, then random routing.
+
+    The learned routing is timed with the engagement rule of this machine beside it; random routing shows how time
+    falls with skipping, rule or not.
+    """
     config = bench.settings.model
 
     def compute(folder: Path, hook: ProgressHook) -> None:
-        from skipmodel import measure as clock
+        from skipmodel.bench.cells import time_cell
+        from skipmodel.engine import engagement as rule
 
-        settings, engine = config.measure, bench.engine
-        texts, critical = _timed_texts(bench, settings.prompt_tokens)
-        n_before = settings.decode_prompt_tokens
-        short, short_critical = _timed_texts(bench, n_before + settings.decode_tokens)
-        n_pairs = settings.n_pairs
+        engine, n_pairs = bench.engine, config.measure.n_pairs
+        if engine.routed_units:
+            _once(folder / "engagement.json", lambda: _calibration(bench))
+        costs = rule.load(folder / "engagement.json") if engine.routed_units else None
+        cells: list[tuple[Phase, float | None]] = [("decode", None), ("prefill", None)]
+        cells += [(phase, rate) for rate in config.measure.random_skip_rates for phase in ("decode", "prefill")]
         routing = engine.routing(point["threshold_logit"])
-        guards, short_guards = (critical, short_critical) if config.skip.force_critical else (None, None)
-        cells: list[Callable[[], Any]] = [
-            lambda: clock.time_decode(engine, short, n_before, n_pairs, routing=routing, forced=short_guards),
-            lambda: clock.time_prefill(engine, texts, n_pairs, routing=routing, forced=guards),
-        ]
-        for rate in settings.random_skip_rates:
-            for run in (
-                lambda rate=rate: clock.time_decode(engine, short, n_before, n_pairs, random_skip_rate=rate),
-                lambda rate=rate: clock.time_prefill(engine, texts, n_pairs, random_skip_rate=rate),
-            ):
-                cells.append(run)
-        for index, cell in enumerate(cells):
-            _once(folder / f"cell-{index:02d}.json", lambda cell=cell: dataclasses.asdict(cell()))  # type: ignore[misc]
+
+        def cell(phase: Phase, rate: float | None) -> dict[str, Any]:
+            row = time_cell(
+                engine, _load(bench, phase, routing if rate is None else None, rate), n_pairs=n_pairs,
+                kind="trained" if rate is None else "random", engagement=costs if rate is None else None,
+                requested_skip_rate=rate,
+            )  # fmt: skip
+            return row.to_json() | {"prompt_tokens": row.prompt, "estimated_ceiling": row.ceiling}
+
+        for index, (phase, rate) in enumerate(cells):
+            _once(folder / f"cell-{index:02d}.json", lambda phase=phase, rate=rate: cell(phase, rate))  # type: ignore[misc]
             hook(index + 1, len(cells))
 
     inputs = {
@@ -306,19 +313,45 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
         "measure": dataclasses.asdict(config.measure),
         "machine": machine,
     }
-    code = [*SCORE_CODE, "skipmodel/measure.py"]
+    code = [*SCORE_CODE, "skipmodel/bench"]
     return bench.do("measure", "time dense against skip", inputs, code, compute)
 
 
-def _timed_texts(bench: Workbench, n_tokens: int) -> tuple[list[Any], list[Any]]:
-    """Return validation texts of one length for timing, each from another document while they last, and guards."""
+def _calibration(bench: Workbench) -> dict[str, Any]:
+    """Measure on this machine where skipping pays at batch 1, for the lengths that are timed."""
+    from skipmodel.engine.calibration import calibrate
+
+    settings = bench.settings.model.measure
+    lengths = sorted({settings.decode_prompt_tokens, settings.prompt_tokens})
+    return calibrate(bench.engine, batches=(1,), tokens=lengths, vocabulary=len(bench.tokenizer),
+                     seed=bench.settings.model.seed).to_json()  # fmt: skip
+
+
+def _load(bench: Workbench, phase: Phase, routing: Any, random_skip_rate: float | None) -> Any:
+    """Return what one cell runs: validation text, with the guards of the plan where the routing is learned."""
+    from skipmodel.bench.loads import DecodeLoad, PrefillLoad
+
+    config = bench.settings.model
+    settings = config.measure
+    has_guards = config.skip.force_critical and routing is not None
+    if phase == "decode":
+        n_before = settings.decode_prompt_tokens
+        texts = _timed_texts(bench, n_before + settings.decode_tokens, has_guards)
+        return DecodeLoad(bench.engine, texts, n_before, routing, random_skip_rate=random_skip_rate)
+    texts = _timed_texts(bench, settings.prompt_tokens, has_guards)
+    return PrefillLoad(bench.engine, texts, routing, random_skip_rate=random_skip_rate)
+
+
+def _timed_texts(bench: Workbench, n_tokens: int, has_guards: bool) -> list[Any]:
+    """Return validation texts of one length for timing, each from another document while they last."""
+    from skipmodel.bench.loads import Batch
     from skipmodel.data import sample
 
     config = bench.settings.model
     blocks = sample(bench.blocks("validation", n_tokens), n_tokens * config.measure.n_pairs, config.seed + 3,
                     full_only=True)  # fmt: skip
-    rows = range(len(blocks))
-    return [blocks.ids_NT[i : i + 1] for i in rows], [blocks.critical_NT[i : i + 1] for i in rows]
+    critical = blocks.critical_NT
+    return [Batch(blocks.ids_NT[i : i + 1], critical[i : i + 1] if has_guards else None) for i in range(len(blocks))]
 
 
 def timing_rows(bench: Workbench) -> list[dict[str, Any]]:

@@ -149,7 +149,10 @@ def speed_rows(bench: Workbench) -> tuple[list[dict[str, Any]], list[TimingPairs
     """Return the `speed` rows, and the pairs of the operating point: decode, then prefill."""
     rows, headline = [], []
     for cell in evaluation.timing_rows(bench):
-        pairs = TimingPairs(cell["phase"], cell["batch"], tuple(cell["dense_s"]), tuple(cell["skip_s"]))
+        # where the engagement rule says dense, its own arm is what a user of it waits for
+        is_dense = cell.get("rule_s") is not None
+        skip_s = tuple(cell["rule_s"] if is_dense else cell["skip_s"])
+        pairs = TimingPairs(cell["phase"], cell["batch"], tuple(cell["dense_s"]), skip_s)
         rate, ceiling = cell["skip_rate"], cell["estimated_ceiling"]
         trained = cell["routing"] == "trained"
         rows.append(
@@ -159,6 +162,7 @@ def speed_rows(bench: Workbench) -> tuple[list[dict[str, Any]], list[TimingPairs
                 skippable_time_share=0.0 if rate == 0 else (1 - 1 / ceiling) / rate,
                 is_headline=trained and cell["phase"] == "decode",
             )
+            | {"engaged": cell.get("engaged"), "measured_speedup_without_rule": cell.get("speedup")}
         )  # fmt: skip
         if trained:
             headline.append(pairs)

@@ -86,8 +86,9 @@ def log_sweep(tracker: Tracker, bench: Workbench, rows: list[dict[str, Any]]) ->
         tracker.log_stage(
             f"{cell['phase']} {cell['routing']} {cell['skip_rate']:.2f}", f"{bench.key('measure')}-{index}",
             params={key: cell[key] for key in ("phase", "routing", "backend", "batch", "prompt_tokens", "dtype")},
-            metrics={"skip_rate": cell["skip_rate"], "estimated_ceiling": cell["estimated_ceiling"]},
-            series={"dense_s": list(enumerate(cell["dense_s"])), "skip_s": list(enumerate(cell["skip_s"]))},
+            metrics={"skip_rate": cell["skip_rate"], "estimated_ceiling": cell["estimated_ceiling"],
+                     "engaged": None if cell.get("engaged") is None else float(cell["engaged"])},
+            series={name: list(enumerate(cell[name])) for name in ("dense_s", "skip_s", "rule_s") if cell.get(name)},
             kind="timing",
         )  # fmt: skip
 

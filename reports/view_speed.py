@@ -50,7 +50,24 @@ def _summary(reader: Reader) -> Callout:
         measured=reader.figure("interval:ratio", f"{path}/measured_speedup", f"{path}/low", f"{path}/high").text,
         device=reader.text("/environment/device_name").text,
     )
-    return Callout(title, text + reader.t(f"speed.summary.{outcome}"))
+    return Callout(title, text + reader.t(f"speed.summary.{outcome}") + _engagement(reader))
+
+
+def _engagement(reader: Reader) -> str:
+    """Where skipping engages and where not, and what skipping would have been there; empty without a rule."""
+    told = []
+    for index, row in enumerate(reader.value("/speed")):
+        path = f"/speed/{index}"
+        if row.get("engaged") is None:
+            continue
+        keys = ("phase", "batch", "prompt_tokens", "output_tokens", "routing")
+        condition = reader.figure("condition", *(f"{path}/{key}" for key in keys)).text
+        if row["engaged"]:
+            told.append(reader.t("speed.summary.rule_on", condition=condition))
+        else:
+            without = reader.figure("ratio", f"{path}/measured_speedup_without_rule").text
+            told.append(reader.t("speed.summary.rule_off", condition=condition, measured=without))
+    return "".join(told)
 
 
 def _rows(reader: Reader) -> Table:

@@ -1,7 +1,7 @@
 """`python -m skipmodel train | bench | generate | scratch`: the model on a box without Prefect and MLflow.
 
     train     --config run.json --documents documents.jsonl --out DIR
-    bench     --model DIR [--threshold 0.5] [--pairs 6]
+    bench     --model DIR [--out bench.json] [--threshold 0.5 | --level 0.3] [--documents documents.jsonl] ...
     generate  --model DIR --prompt TEXT [--threshold 0.5 | --level 0.3] [--tokens 64] [--guards DIR | --no-guards]
     scratch   --documents documents.jsonl --out result.json [--layers 8] [--density 0.5] [--steps 800] [--seeds 3] ...
 
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skipmodel.bench.command import add_arguments as add_bench_arguments
 from skipmodel.config import ModelConfig
 from skipmodel.config_json import from_json
 from skipmodel.errors import DataError, SkipModelError
@@ -27,6 +28,7 @@ from skipmodel.memory import keep_freed_memory
 from skipmodel.scratch_config import ScratchConfig, setting_help
 
 EXIT_CODE = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SkipModelError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_CODE
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; what was written before is kept\n")
+        return EXIT_INTERRUPTED
     sys.stdout.write(json.dumps(outcome, ensure_ascii=False) + "\n")
     return 0
 
@@ -104,23 +109,10 @@ def scratch(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time decode and prefill of a checkpoint, dense against its own routing, in interleaved pairs."""
-    import torch
+    """Time decode and prefill of a checkpoint, dense against skip, in interleaved pairs; Ctrl-C keeps what is done."""
+    from skipmodel.bench.command import run
 
-    from skipmodel.engine.masked import open_engine
-    from skipmodel.gate import threshold_to_logit
-    from skipmodel.measure import time_decode, time_prefill
-
-    model, tokenizer = _load(arguments.model)
-    engine = open_engine(model)
-    routing = engine.routing(threshold_to_logit(arguments.threshold))
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, len(tokenizer), (1, 256), generator=generator)
-    rows = [
-        time_prefill(engine, [ids], arguments.pairs, routing=routing),
-        time_decode(engine, [ids[:, :96]], 64, arguments.pairs, routing=routing),
-    ]
-    return {"schema_version": 1, "threshold": arguments.threshold, "rows": [dataclasses.asdict(row) for row in rows]}
+    return run(arguments)
 
 
 def generate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -215,10 +207,12 @@ def _parser() -> argparse.ArgumentParser:
                                  help=f"{meaning} (default {default})")  # fmt: skip
             continue
         sub.add_argument("--model", type=Path, required=True, help="folder of a SkipLayer checkpoint")
-        sub.add_argument("--threshold", type=float, default=0.5, help="0 executes everything")
         if name == "bench":
-            sub.add_argument("--pairs", type=int, default=6, help="interleaved pairs")
+            sub.add_argument("--threshold", type=float, help="time the learned routing at this threshold")
+            sub.add_argument("--out", type=Path, default=Path("bench.json"), help="file of the document, JSON")
+            add_bench_arguments(sub)
         else:
+            sub.add_argument("--threshold", type=float, default=0.5, help="0 executes everything")
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--tokens", type=int, default=64)
             sub.add_argument("--level", type=float, help="0 dense ... 1 all that may skip; instead of --threshold")

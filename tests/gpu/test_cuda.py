@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from skipmodel.bench.cells import time_cell
+from skipmodel.bench.loads import Batch, DecodeLoad, PrefillLoad
 from skipmodel.engine.executor import Engine
-from skipmodel.measure import time_decode, time_prefill
 from tests.tiny import ENGINE_FAMILIES, VOCAB, make_skip
 
 pytestmark = [
@@ -44,10 +45,16 @@ def test_gathered_and_branch_equal_masked(family: str, dtype: torch.dtype, toler
 def test_timing_waits_for_the_device() -> None:
     """Timed cells come back with positive times for every pair."""
     engine = Engine(make_skip().to("cuda"))
-    ids = torch.randint(3, VOCAB, (1, 24))
-    for row in (
-        time_decode(engine, [ids], 16, 3, routing=engine.routing(0.0)),
-        time_prefill(engine, [ids], 3, routing=engine.routing(0.0)),
+    texts = [Batch(torch.randint(3, VOCAB, (2, 24)))]
+    one = [Batch(texts[0].ids_BT[:1])]
+    routing = engine.routing(0.0)
+    for load in (
+        DecodeLoad(engine, one, 16, routing),
+        DecodeLoad(engine, texts, 16, routing),
+        PrefillLoad(engine, texts, routing),
     ):
+        row = time_cell(engine, load, n_pairs=3, kind="trained")
         assert len(row.dense_s) == 3
         assert min(*row.dense_s, *row.skip_s) > 0
+        assert row.peak_memory is not None
+        assert row.peak_memory["of"] == "cuda_allocator"

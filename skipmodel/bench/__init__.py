@@ -1,0 +1,1 @@
+"""The benchmark harness: paired timings of dense against skip, as one JSON document."""
