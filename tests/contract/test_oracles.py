@@ -355,3 +355,18 @@ def test_all_executed_through_gathering_is_dense() -> None:
     engine, ids = Engine(make_skip()), tokens()
 
     assert_near(engine.hidden(ids, Routing()).hidden_BTD, engine.hidden(ids).hidden_BTD)
+
+
+def test_many_rows_are_rounded_up_and_change_nothing() -> None:
+    """Where rows are repeated to a round number, in one sequence and in several, the result is the masked one."""
+    for batch in (1, 2):
+        ids, model = tokens(batch, 150), make_skip()
+        mask_LBT = torch.rand(6, batch, 150, generator=torch.Generator().manual_seed(8)) > 0.3
+        mask_LBT[:, :, :2] = True
+        expected = run(model, ids, mask_LBT)
+        engine = Engine(model)
+        n_rows = {int(mask_LBT[index].sum()) % 16 for index in engine.routed_units}
+        out = engine.hidden(ids, Routing(force_first_positions=2, override_mask_LBT=mask_LBT))
+
+        assert n_rows != {0}
+        assert_near(engine.logits(out.hidden_BTD), expected.logits)
