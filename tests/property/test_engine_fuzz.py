@@ -16,6 +16,9 @@ from tests.tiny import FAMILIES, N_LAYERS, VOCAB, make_skip
 
 CASES_PER_FAMILY = 200
 """Ten families: 2,000 cases."""
+TOLERANCE = 5e-4
+"""Share of the spread of the logits, float32. Gemma's large scores amplify rounding: 1.1e-4 was seen with nothing
+skipped. One decision the other way moves them by 0.4 or more (200 tries, ten families)."""
 PATTERNS = ("all", "none", "alternating tokens", "alternating layers", "one token", "one layer", "random")
 
 
@@ -80,7 +83,7 @@ def test_every_backend_equals_masked(family: str, case: Case) -> None:
     is_padded = bool(padding_B1.any())
     with torch.no_grad(), model.routing("hard", override_mask_LBT=case.mask_LBT):
         expected = model(ids, attention_mask=real_BT.long() if is_padded else None).logits
-    limit = 1e-4 * max(1.0, float(expected.std()))
+    limit = TOLERANCE * max(1.0, float(expected.std()))
 
     def near(got: torch.Tensor, real: torch.Tensor, reference: torch.Tensor) -> None:
         torch.testing.assert_close(got[real], reference[real], atol=limit, rtol=0)
