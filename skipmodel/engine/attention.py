@@ -184,7 +184,7 @@ def capped_attention(
 
 
 def head_norm(heads: Tensor, weight_E: Tensor | None, eps: float) -> Tensor:
-    """RMSNorm over the width of each head, as Qwen 3 and Gemma 3 have it for queries and keys; unchanged if None."""
+    """RMSNorm over the last dimension: heads of Qwen 3 and Gemma 3, updates of Gemma 2 and 3; unchanged if None."""
     if weight_E is None:
         return heads
     wide = heads.float()

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipmodel.engine.attention import Attention, Pass
+from skipmodel.engine.attention import Attention, Pass, head_norm
 from skipmodel.engine.branch import Branch, Decide
 from skipmodel.engine.layouts import extract
 from skipmodel.engine.positions import RotaryTables
-from skipmodel.engine.weights import LayerWeights, SkipWeights, path_update, rms_factor
+from skipmodel.engine.weights import LayerWeights, SkipWeights, path_update
 from skipmodel.gate import execute_mask
 from skipmodel.kv_cache import KVCache
 from skipmodel.router import normalise
@@ -249,7 +249,7 @@ class Engine:
         before = hidden_ND if rows_X is None else hidden_ND.index_select(0, rows_X)
         update = layer.out.rows(attended)
         if layer.attention_norm_D is not None:
-            update = self._normed(update, layer.attention_norm_D)
+            update = head_norm(update, layer.attention_norm_D, w.norm_eps)
         after = before + update
         inner = layer.up.rows(w.scale(before if w.is_parallel else after))
         if w.is_gated:
@@ -259,15 +259,11 @@ class Engine:
             inner = w.activation(inner)
         update = layer.down.rows(inner)
         if layer.mlp_norm_D is not None:
-            update = self._normed(update, layer.mlp_norm_D)
+            update = head_norm(update, layer.mlp_norm_D, w.norm_eps)
         if rows_X is None:
             torch.add(after, update, out=hidden_ND)
         else:
             hidden_ND.index_copy_(0, rows_X, after + update)
-
-    def _normed(self, update: Tensor, weight_D: Tensor) -> Tensor:
-        wide = update.float()
-        return (wide * rms_factor(wide, self.weights.norm_eps)).to(update.dtype) * weight_D
 
     @torch.inference_mode()
     def step(
