@@ -9,6 +9,7 @@ a sequence side by side), C columns of a chunk, H query heads, G key/value heads
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from skipmodel.engine.weights import LayerWeights, ModelWeights, rms_factor
 from skipmodel.kv_cache import KVCache
 
 CHUNK = 128
-"""Queries per chunk. Fewer save more products and make smaller ones."""
+"""Tokens that the queries of a chunk lie within. Fewer save more products and make smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Attention:
         angles = self.angles
         if angles is not None:
             if rows_X is not None:
-                angles = Angles(angles.cos[rows_X], angles.sin[rows_X])
+                angles = Angles(angles.cos.index_select(0, rows_X), angles.sin.index_select(0, rows_X))
             query = rotate(query, angles, w.rotary_width)
         if rows_X is None:
             return self._all(query.view(n_batch, n_tokens, w.n_heads, -1)).flatten(0, 1).flatten(1)
@@ -116,8 +117,10 @@ class Attention:
             return self._attend(query_BKHE, self.key_BGSE, self.value_BGSE, self._window_of_last(allowed_BTS, n_keys))
         at_BK = at_BK.expand(len(query_BKHE), -1)
         parts = []
-        for first in range(0, query_BKHE.shape[1], CHUNK):
-            at_BC = at_BK[:, first : first + CHUNK]
+        # As many chunks as if all tokens were queries: then the keys a chunk reads in vain are as few for it, too.
+        size = math.ceil(query_BKHE.shape[1] / math.ceil(n_tokens / CHUNK))
+        for first in range(0, query_BKHE.shape[1], size):
+            at_BC = at_BK[:, first : first + size]
             if allowed_BTS is None:
                 n_seen = self.call.n_past + int(at_BC.max()) + 1
                 last_BC1 = (self.call.n_past + at_BC)[..., None]
@@ -132,7 +135,7 @@ class Attention:
                     key_S = torch.arange(n_keys, device=at_BC.device)
                     allowed_BCS = allowed_BCS & (key_S > (self.call.n_past + at_BC)[..., None] - self.layer.window)
             parts.append(
-                self._attend(query_BKHE[:, first : first + CHUNK], self.key_BGSE[:, :, :n_seen],
+                self._attend(query_BKHE[:, first : first + size], self.key_BGSE[:, :, :n_seen],
                              self.value_BGSE[:, :, :n_seen], allowed_BCS)
             )  # fmt: skip
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

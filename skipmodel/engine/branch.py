@@ -149,5 +149,8 @@ class Branch:
         cache.write(index, heads)
         if skip.path_up is None:
             return hidden
-        inner = rows.narrow(0, n_kept, len(rows) - n_kept) if skip.path_down is None else skip.path_down.vector(normal)
+        if skip.path_down is None or skip.is_path_in_front:
+            inner = rows.narrow(0, n_kept, len(rows) - n_kept)
+        else:
+            inner = skip.path_down.vector(normal)
         return path_onto(skip, hidden, inner)

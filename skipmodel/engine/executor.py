@@ -228,13 +228,12 @@ class Engine:
         attend: Attention, mask_N: Tensor,
     ) -> None:  # fmt: skip
         """Run a layer on the rows of the mask and the skip path on the others, in place."""
-        n_kept = layer.qkv.n_outputs - layer.query.n_outputs
-        attend.store(skip.key_value.part(0, n_kept).rows(scaled_ND))
+        attend.store(skip.kept.rows(scaled_ND))
         executed_X = mask_N.nonzero().squeeze(1)
-        if len(executed_X) < len(mask_N) and skip.path_up is not None:
+        if len(executed_X) < len(mask_N) and skip.path_down is not None:
             skipped = (~mask_N).nonzero().squeeze(1)
-            down = skip.key_value.part(n_kept, skip.key_value.n_outputs) if skip.path_down is None else skip.path_down
-            hidden_ND.index_add_(0, skipped, path_update(skip, down.rows(normal_ND.index_select(0, skipped))))
+            inner = skip.path_down.rows(normal_ND.index_select(0, skipped))
+            hidden_ND.index_add_(0, skipped, path_update(skip, inner))
         for group_X in executed_X.split(self.group_rows or max(1, len(executed_X))):
             if len(group_X) == len(mask_N):
                 self._execute(layer, hidden_ND, attend(layer.query.rows(scaled_ND), None), None)

@@ -37,8 +37,12 @@ class SkipWeights:
     router_bias: float
     key_value: Matrix
     """Keys and values, then the inner rows of the skip path where it reads the same input."""
+    kept: Matrix
+    """Keys and values alone; shares the storage of `key_value`."""
     path_down: Matrix | None
-    """Inner rows of the path where its input differs from the layer's; None where `key_value` has them."""
+    """Inner rows of the path; None for identity."""
+    is_path_in_front: bool
+    """Whether `key_value` computes the inner rows too; `path_down` then shares its storage."""
     path_up: Matrix | None
     """None for identity."""
     is_adapter: bool
@@ -142,10 +146,13 @@ def skip_weights(layer: Any, front: Matrix, bounds: tuple[int, int], path_in_fro
         router_D = weight[1] - weight[0]
     has_path = path is not None and not isinstance(path, IdentitySkipPath)
     dtype = front.dtype
+    path_down = None
+    if has_path:
+        path_down = front.part(bounds[1], front.n_outputs) if path_in_front else Matrix(path.down.detach().to(dtype))
     return SkipWeights(
         router=router, router_D=router_D, router_bias=bias,
         key_value=front.part(bounds[0], front.n_outputs),
-        path_down=Matrix(path.down.detach().to(dtype)) if has_path and not path_in_front else None,
+        kept=front.part(*bounds), path_down=path_down, is_path_in_front=path_in_front,
         path_up=Matrix(path.up.detach().to(dtype), path.bias.detach().to(dtype)) if has_path else None,
         is_adapter=isinstance(path, AdapterSkipPath),
     )  # fmt: skip

@@ -30,7 +30,7 @@ def test_products_are_those_of_the_weights(name: str, n_outputs: int, n_inputs: 
     torch.manual_seed(1)
     bias = torch.randn(n_outputs).to(dtype) if has_bias else None
     matrix = Matrix(torch.randn(n_outputs, n_inputs).to(dtype), bias, is_int8=is_int8)
-    x_NI = torch.randn(40, n_inputs).to(dtype)
+    x_NI = torch.randn(200, n_inputs).to(dtype)
     start_O = torch.randn(n_outputs).to(dtype)
     expected = exact(matrix, x_NI)
     part, low, high = matrix.part(8, 24), 8, 24
@@ -40,13 +40,27 @@ def test_products_are_those_of_the_weights(name: str, n_outputs: int, n_inputs: 
         assert float((got.double() - reference).abs().max()) <= limit * float(expected.std())
 
     near(matrix.rows(x_NI), expected)
-    near(matrix.rows(x_NI[:2]), expected[:2])
+    for n_rows in (1, 2, 3, 40, 128, 129):
+        near(matrix.rows(x_NI[:n_rows]), expected[:n_rows])
     near(matrix.vector(x_NI[3]), expected[3])
     near(matrix.add_vector(start_O, x_NI[4]), expected[4] + start_O.double())
     near(part.rows(x_NI), expected[:, low:high])
+    near(part.rows(x_NI[:7]), expected[:7, low:high])
     near(part.vector(x_NI[5]), expected[5, low:high])
     assert part.n_outputs == high - low
     assert part.weight_OI.untyped_storage().data_ptr() == matrix.weight_OI.untyped_storage().data_ptr()
+
+
+@pytest.mark.skipif(not module.keeps_blocks(torch.device("cpu")), reason="torch without oneDNN")
+def test_blocks_are_made_when_first_needed() -> None:
+    """One row and long prompts leave a matrix without a second copy; parts have blocks of their own."""
+    matrix = Matrix(torch.randn(32, 16))
+    part = matrix.part(0, 8)
+    matrix.rows(torch.randn(200, 16)), matrix.rows(torch.randn(1, 16)), matrix.vector(torch.randn(16))
+    assert matrix._blocks is None
+    matrix.rows(torch.randn(4, 16)), part.rows(torch.randn(4, 16))
+    assert matrix._blocks is not None
+    assert part._blocks is not matrix._blocks
 
 
 def test_int8_codes_lose_at_most_half_a_step() -> None:
@@ -66,7 +80,7 @@ def test_int8_codes_lose_at_most_half_a_step() -> None:
 
 @pytest.mark.parametrize("has_units", [False, True])
 def test_bfloat16_takes_the_detour_only_without_units(monkeypatch: pytest.MonkeyPatch, has_units: bool) -> None:
-    """With bfloat16 hardware, or for a row or two, products stay in bfloat16; else several rows go through float32."""
+    """With bfloat16 hardware, or for a single row, products stay in bfloat16; else several rows go through float32."""
     monkeypatch.setattr(module, "has_bfloat16_units", lambda device: has_units)
     seen: list[torch.dtype] = []
 
@@ -76,8 +90,8 @@ def test_bfloat16_takes_the_detour_only_without_units(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(module, "linear", spy)
     matrix = Matrix(torch.randn(8, 8).bfloat16())
-    matrix.rows(torch.randn(2, 8).bfloat16())
-    matrix.rows(torch.randn(9, 8).bfloat16())
+    matrix.rows(torch.randn(1, 8).bfloat16())
+    matrix.rows(torch.randn(300, 8).bfloat16())
 
     assert seen == [torch.bfloat16, torch.bfloat16 if has_units else torch.float32]
 
