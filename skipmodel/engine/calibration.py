@@ -28,8 +28,9 @@ SOME_RATE = 0.35
 """Share of the routed decisions that the third timing skips."""
 LEAST_RATE = 0.02
 """A third timing that skips less than this says nothing of the slope."""
-DECODE_STEPS = 8
-ROUNDS = 5
+DECODE_STEPS = 4
+ROUNDS = 16
+"""Many short rounds tell more than few long ones: a shared machine changes its speed from second to second."""
 
 
 def synchronise(engine: AnyEngine) -> None:
@@ -143,7 +144,10 @@ def calibrate(
     min_gain: float = MIN_GAIN,
     seed: int = 0,
 ) -> Engagement:
-    """Time dense, routed and skipping passes in turn, and return the medians as the costs of this machine.
+    """Time dense, routed and skipping passes in turn, and return the costs of this machine.
+
+    **Formula**: dense is the median of its times; the other two are that times the median of their ratio to dense
+    in the same round, so that what slows a whole round down cancels.
 
     The routers decide by themselves, at a threshold under which about a third of what they see skips, so that their
     cost and, on a GPU, the wait for their decision are in the times. Cells run from the smallest up; those that the
@@ -209,7 +213,11 @@ def _cost(point: _Point, some: Routing, budget_s: float) -> PhaseCost:
             times[which].append(point.run(arms[which]))
             if arms[which] is some:
                 rates.append(point.n_skipped[-1])
-    dense_s, none_s, some_s = (statistics.median(values) for values in times)
+    dense_s = statistics.median(times[0])
+    none_s, some_s = (
+        dense_s * statistics.median(arm_s / base_s for arm_s, base_s in zip(arm, times[0], strict=True))
+        for arm in times[1:]
+    )
     return PhaseCost(point.phase, point.batch, point.tokens, dense_s, none_s, some_s, statistics.fmean(rates))
 
 
