@@ -146,8 +146,9 @@ def calibrate(
 ) -> Engagement:
     """Time dense, routed and skipping passes in turn, and return the costs of this machine.
 
-    **Formula**: dense is the median of its times; the other two are that times the median of their ratio to dense
-    in the same round, so that what slows a whole round down cancels.
+    **Formula**: dense is the median of its times; the other two are that times a careful ratio to dense: the median
+    of the ratios within a round, in which cancels what slows a whole round down, plus its standard error,
+    1.25 sd / sqrt(n). Where timings are too noisy to tell, the rule then says dense.
 
     The routers decide by themselves, at a threshold under which about a third of what they see skips, so that their
     cost and, on a GPU, the wait for their decision are in the times. Cells run from the smallest up; those that the
@@ -215,10 +216,14 @@ def _cost(point: _Point, some: Routing, budget_s: float) -> PhaseCost:
                 rates.append(point.n_skipped[-1])
     dense_s = statistics.median(times[0])
     none_s, some_s = (
-        dense_s * statistics.median(arm_s / base_s for arm_s, base_s in zip(arm, times[0], strict=True))
-        for arm in times[1:]
+        dense_s * _careful([arm_s / base_s for arm_s, base_s in zip(arm, times[0], strict=True)]) for arm in times[1:]
     )
     return PhaseCost(point.phase, point.batch, point.tokens, dense_s, none_s, some_s, statistics.fmean(rates))
+
+
+def _careful(ratios: Sequence[float]) -> float:
+    """Return the median plus its standard error, that of a normal sample."""
+    return statistics.median(ratios) + 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
 
 
 def _threshold(engine: AnyEngine, ids_BT: Tensor) -> Routing:
