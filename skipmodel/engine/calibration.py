@@ -24,10 +24,10 @@ from skipmodel.engine.executor import Engine, Routing
 from skipmodel.engine.masked import AnyEngine
 from skipmodel.errors import MeasurementError
 
-SOME_RATE = 0.35
-"""Share of the routed decisions that the third timing skips."""
+FEW_RATE, SOME_RATE = 0.1, 0.35
+"""Shares of the routed decisions that the second and the third timing skip."""
 LEAST_RATE = 0.02
-"""A third timing that skips less than this says nothing of the slope."""
+"""Timings whose skip rates differ by less than this say nothing of the slope."""
 DECODE_STEPS = 4
 ROUNDS = 16
 """Many short rounds tell more than few long ones: a shared machine changes its speed from second to second."""
@@ -150,8 +150,9 @@ def calibrate(
     of the ratios within a round, in which cancels what slows a whole round down, plus its standard error,
     1.25 sd / sqrt(n). Where timings are too noisy to tell, the rule then says dense.
 
-    The routers decide by themselves, at a threshold under which about a third of what they see skips, so that their
-    cost and, on a GPU, the wait for their decision are in the times. Cells run from the smallest up; those that the
+    The routers decide by themselves, at thresholds under which about a tenth and a third of what they see skips, so
+    that their cost, that of gathering and, on a GPU, the wait for their decision are in the times; what a pass would
+    take that skips next to nothing is read off the line through both. Cells run from the smallest up; those that the
     rest of the budget would not cover are left out, the first of each phase never.
 
     Args:
@@ -172,7 +173,7 @@ def calibrate(
         raise MeasurementError("engagement: expected a model with routed units, it has none; it always runs densely")
     ids_BT = torch.randint(0, vocabulary, (max(batches), max(tokens) + DECODE_STEPS),
                            generator=torch.Generator().manual_seed(seed)).to(engine.device)  # fmt: skip
-    some = _threshold(engine, ids_BT[:1, : min(tokens)])
+    few, some = (_threshold(engine, ids_BT[:1, : min(tokens)], rate) for rate in (FEW_RATE, SOME_RATE))
     costs: list[PhaseCost] = []
     started = time.perf_counter()
     for number, phase in enumerate(phases):
@@ -188,23 +189,32 @@ def calibrate(
             began = time.perf_counter()
             point.prepare()
             prepared_s = time.perf_counter() - began
-            cost = _cost(point, some, max(left_s / 3, 0.0))
+            cost = _cost(point, few, some, max(left_s / 3, 0.0))
             per_token_s = prepared_s / batch / length if phase == "decode" else cost.dense_s / batch / length
             costs.append(cost)
     dtype = str(engine.dtype).removeprefix("torch.")
     return Engagement(hardware(engine.device), dtype, model_key(engine, weights), tuple(costs), min_gain)
 
 
-def _cost(point: _Point, some: Routing, budget_s: float) -> PhaseCost:
+def _cost(point: _Point, few: Routing, some: Routing, budget_s: float) -> PhaseCost:
     """Time the three arms in turn: a warm-up, then up to `ROUNDS` rounds while the budget lasts, two at least."""
-    for arm in (None, Routing(), some):
+
+    def rate(arm: Routing) -> float:
         point.run(arm)
-    if point.n_skipped[-1] < LEAST_RATE:  # decoding saw other decisions than the text the threshold was read off
+        return point.n_skipped[-1]
+
+    point.run(None)
+    # Decoding may see other decisions than the text that the thresholds were read off.
+    some_rate = rate(some)
+    if some_rate < LEAST_RATE:
         some = Routing(math.inf)
-        point.run(some)
-    arms = (None, Routing(), some)
+        some_rate = rate(some)
+    if some_rate - rate(few) < LEAST_RATE:
+        few = Routing()
+        rate(few)
+    arms = (None, few, some)
     times: list[list[float]] = [[], [], []]
-    rates = []
+    rates: list[list[float]] = [[], [], []]
     started = time.perf_counter()
     for done in range(ROUNDS):
         if done >= 2 and time.perf_counter() - started > budget_s * done / (done + 1):
@@ -212,13 +222,15 @@ def _cost(point: _Point, some: Routing, budget_s: float) -> PhaseCost:
         for turn in range(len(arms)):
             which = (done + turn) % len(arms)
             times[which].append(point.run(arms[which]))
-            if arms[which] is some:
-                rates.append(point.n_skipped[-1])
+            if which > 0:
+                rates[which].append(point.n_skipped[-1])
     dense_s = statistics.median(times[0])
-    none_s, some_s = (
+    few_s, some_s = (
         dense_s * _careful([arm_s / base_s for arm_s, base_s in zip(arm, times[0], strict=True)]) for arm in times[1:]
     )
-    return PhaseCost(point.phase, point.batch, point.tokens, dense_s, none_s, some_s, statistics.fmean(rates))
+    few_rate, some_rate = (statistics.fmean(values) for values in rates[1:])
+    none_s = few_s + max(0.0, few_s - some_s) * few_rate / (some_rate - few_rate)
+    return PhaseCost(point.phase, point.batch, point.tokens, dense_s, none_s, some_s, some_rate)
 
 
 def _careful(ratios: Sequence[float]) -> float:
@@ -226,10 +238,10 @@ def _careful(ratios: Sequence[float]) -> float:
     return statistics.median(ratios) + 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
 
 
-def _threshold(engine: AnyEngine, ids_BT: Tensor) -> Routing:
-    """Return routing that skips about `SOME_RATE` of the routed decisions, or all where routers do not differ."""
+def _threshold(engine: AnyEngine, ids_BT: Tensor, rate: float) -> Routing:
+    """Return routing that skips about that share of the routed decisions, or all where routers do not differ."""
     out = engine.hidden(ids_BT, Routing())
     offsets = torch.tensor([engine.threshold_offsets[index] for index in engine.routed_units], device=engine.device)
     distance = (out.router_logit_LBT.float() - offsets[:, None, None]).flatten()
-    cut = float(distance.sort().values[min(int(SOME_RATE * len(distance)), len(distance) - 1)])
+    cut = float(distance.sort().values[min(int(rate * len(distance)), len(distance) - 1)])
     return Routing(cut if bool((distance < cut).any()) else math.inf)

@@ -1,9 +1,9 @@
 """The engagement rule: skip where this machine gains by it, run densely where it does not.
 
-A calibration of a few seconds times three things per phase, batch size and length: dense, routing on with nothing
-skipped (what the routers cost), and routing on with about a third skipped. Time falls with the skip rate along the
-line through the last two; where that line lies below the dense time by a margin, skipping engages. Whoever runs the
-engine asks `Engagement.choose`; the engine itself keeps no such state.
+A calibration of a few seconds times three things per phase, batch size and length: dense, routing on with about a
+tenth skipped, and with about a third skipped. Time falls with the skip rate along the line through the last two,
+which starts above dense by what routers and gathering cost; where it lies below dense by a margin, skipping engages.
+Whoever runs the engine asks `Engagement.choose`; the engine itself keeps no such state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PhaseCost:
         batch: Sequences.
         tokens: Length of the prompt that is read, or of the context behind a decoded token.
         dense_s: Dense. Decode: seconds per step; prefill: seconds per call. [s]
-        none_s: Routing on, nothing skipped. [s]
+        none_s: Routing on, next to nothing skipped: the start of the line. [s]
         some_s: Routing on, `some_rate` skipped. [s]
         some_rate: Share of all layer executions skipped there.
     """
