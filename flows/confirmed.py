@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import answers
 from flows.errors import PocError
 from flows.load_test import load, planned_path
 from flows.store import read_json
 from flows.workbench import Workbench
-from kpis.graded import graded
+from kpis.generated import graded_rows, written
 from kpis.limits import GateLimits
 from kpis.load_test import LoadTest
 from kpis.quality_detail import document_rows, flips, noise_floor, slice_rows
-from kpis.records import DocumentPair, ItemPair, ScorePair
+from kpis.records import DocumentPair, ItemPair
 
 N_DOCUMENTS = 5
 """Documents that are shown by their figures, those that lost most; without names, which may tell what is in them."""
@@ -36,8 +37,9 @@ def detail(
     """
     floor = read_json(folder / "arm-noise_floor.json")
     reruns = [ItemPair.from_json(row) for row in floor.get("items", [])]
-    answers = [ScorePair.from_json(row) for row in read_json(folder / "arm-skiplayer.json").get("graded", [])]
-    metrics = sorted({answer.metric for answer in answers})
+    pairs, made = answers.read_pairs(folder) or ([], {})
+    how = ("n_with_example", "max_new_tokens", "n_samples", "temperature")
+    missing = None if pairs else "answers_not_generated"
     rows = document_rows(documents)
     worst = [{name: row[name] for name in row if name != "document_id"} for row in rows[:N_DOCUMENTS]]
     return {
@@ -51,8 +53,10 @@ def detail(
             "n_worse": sum(row["bits_per_byte_rise"] > 0 for row in rows),
             "worst": [{"rank": rank, **row} for rank, row in enumerate(worst, start=1)],
         },
-        "graded": [graded([a for a in answers if a.metric == metric], limits, seed) for metric in metrics],
-        "graded_reason": None if metrics else "answers_not_generated",
+        "graded": graded_rows(pairs, limits, seed),
+        "graded_reason": missing,
+        "answers": written(pairs, seed) | {name: made[name] for name in how} if pairs else None,
+        "answers_reason": missing,
     }
 
 

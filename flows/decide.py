@@ -179,12 +179,14 @@ def registered_plan(stored: Mapping[str, Any], run_dir: Path) -> tuple[Settings,
 
 
 def _only(values: Mapping[str, Any], flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Leave out settings that the plan did not know yet; groups without any setting stay."""
+    """Leave out settings and whole groups that the plan did not know yet; groups that are empty anyway stay."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            kept[key] = _only(value, flat, f"{name}.")
+            inside = _only(value, flat, f"{name}.")
+            if inside or not value:
+                kept[key] = inside
         elif name in flat:
             kept[key] = value
     return kept

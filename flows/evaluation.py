@@ -1,4 +1,4 @@
-"""The stages that judge the model: sweep over thresholds, the one confirmatory test, and paired timing.
+"""The stages that judge the model: sweep over thresholds and the one confirmatory test. Timing is in `flows/timing.py`.
 
 Each arm of an evaluation is a file of paired records, written as soon as it is measured: an interrupted stage
 goes on with the arms that are missing.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows import answers
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
 from flows.store import StageResult, read_json, write_json
+from flows.timing import measure, timing_rows
 from flows.workbench import KINDS, Workbench
 
-if TYPE_CHECKING:
-    from skipmodel.engine.engagement import Phase
+__all__ = ["Scorer", "confirm", "measure", "passages", "sweep", "sweep_points", "timing_rows"]
 
 SCORE_CODE = [
     *MODEL_CODE, "skipmodel/engine", "skipmodel/evaluate.py", "skipmodel/thresholds.py",
@@ -205,17 +206,25 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
             ("int8", lambda: _int8_arm(bench, scorer)),
             ("noise_floor", lambda: _noise_floor(scorer)),
         ]  # fmt: skip
+        parts = len(arms) + 1
         for done, (name, make) in enumerate(arms):
             _once(folder / f"arm-{name}.json", make)
-            hook(done + 1, len(arms))
+            hook(done + 1, parts)
+        if not (folder / answers.RECORDS).exists():
+            answers.write_answers(
+                bench, [question for question, _ in scorer.questions], routing, folder,
+                lambda done, total: hook(parts - 1, parts, f"answers {done}/{total}"),
+            )  # fmt: skip
+        hook(parts, parts)
 
     inputs = {
+        "answers": answers.inputs(bench.settings),
         "sweep": bench.key("sweep"),
         "threshold_logit": point["threshold_logit"],
         "test_tokens": config.sweep.test_tokens,
         "test_items": config.sweep.test_items,
     }
-    code = [*SCORE_CODE, "skipmodel/int8.py"]
+    code = [*SCORE_CODE, *answers.CODE, "skipmodel/int8.py"]
     return bench.do("confirm", "confirm once on the test split", inputs, code, compute)
 
 
@@ -249,7 +258,7 @@ def _base_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
 def _int8_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
     """Score the dense tuned model with weights rounded to int8: the rival that a buyer would pick first.
 
-    Quality only: without int8 kernels its times would say nothing, so no speed-up is recorded.
+    Quality only; its time is measured beside the others (`flows/timing.py`).
     """
     from skipmodel.engine.masked import open_engine
     from skipmodel.evaluate import score_blocks
@@ -262,7 +271,6 @@ def _int8_arm(bench: Workbench, scorer: Scorer) -> dict[str, Any]:
     scores = score_blocks(engine, scorer.blocks, None, force_critical=False)
     return {
         "skip_rate": 0.0,
-        "speedup_low": None,
         "documents": scorer.documents(scores),
         "items": scorer.items(scorer.choices(engine, None)),
     }
@@ -273,90 +281,6 @@ def _noise_floor(scorer: Scorer) -> dict[str, Any]:
     again = scorer.choices(scorer.bench.dense_engine, None, batch_items=1, n=NOISE_FLOOR_ITEMS)
     items = scorer.items(again, NOISE_FLOOR_ITEMS)
     return {"n": len(items), "n_flips": sum(not item["same_answer"] for item in items), "items": items}
-
-
-def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) -> StageResult:
-    """Time decode and prefill in pairs: learned routing at the operating point, then random routing.
-
-    The learned routing is timed with the engagement rule of this machine beside it; random routing shows how time
-    falls with skipping, rule or not.
-    """
-    config = bench.settings.model
-
-    def compute(folder: Path, hook: ProgressHook) -> None:
-        from skipmodel.bench.cells import time_cell
-        from skipmodel.engine import engagement as rule
-
-        engine, n_pairs = bench.engine, config.measure.n_pairs
-        if engine.routed_units:
-            _once(folder / "engagement.json", lambda: _calibration(bench))
-        costs = rule.load(folder / "engagement.json") if engine.routed_units else None
-        cells: list[tuple[Phase, float | None]] = [("decode", None), ("prefill", None)]
-        cells += [(phase, rate) for rate in config.measure.random_skip_rates for phase in ("decode", "prefill")]
-        routing = engine.routing(point["threshold_logit"])
-
-        def cell(phase: Phase, rate: float | None) -> dict[str, Any]:
-            row = time_cell(
-                engine, _load(bench, phase, routing if rate is None else None, rate), n_pairs=n_pairs,
-                kind="trained" if rate is None else "random", engagement=costs if rate is None else None,
-                requested_skip_rate=rate,
-            )  # fmt: skip
-            return row.to_json() | {"prompt_tokens": row.prompt, "estimated_ceiling": row.ceiling}
-
-        for index, (phase, rate) in enumerate(cells):
-            _once(folder / f"cell-{index:02d}.json", lambda phase=phase, rate=rate: cell(phase, rate))  # type: ignore[misc]
-            hook(index + 1, len(cells))
-
-    inputs = {
-        "skip": bench.key("skip-tune"),
-        "threshold_logit": point["threshold_logit"],
-        "measure": dataclasses.asdict(config.measure),
-        "machine": machine,
-    }
-    code = [*SCORE_CODE, "skipmodel/bench"]
-    return bench.do("measure", "time dense against skip", inputs, code, compute)
-
-
-def _calibration(bench: Workbench) -> dict[str, Any]:
-    """Measure on this machine where skipping pays at batch 1, for the lengths that are timed."""
-    from skipmodel.engine.calibration import calibrate
-
-    settings = bench.settings.model.measure
-    lengths = sorted({settings.decode_prompt_tokens, settings.prompt_tokens})
-    return calibrate(bench.engine, batches=(1,), tokens=lengths, vocabulary=len(bench.tokenizer),
-                     seed=bench.settings.model.seed).to_json()  # fmt: skip
-
-
-def _load(bench: Workbench, phase: Phase, routing: Any, random_skip_rate: float | None) -> Any:
-    """Return what one cell runs: validation text, with the guards of the plan where the routing is learned."""
-    from skipmodel.bench.loads import DecodeLoad, PrefillLoad
-
-    config = bench.settings.model
-    settings = config.measure
-    has_guards = config.skip.force_critical and routing is not None
-    if phase == "decode":
-        n_before = settings.decode_prompt_tokens
-        texts = _timed_texts(bench, n_before + settings.decode_tokens, has_guards)
-        return DecodeLoad(bench.engine, texts, n_before, routing, random_skip_rate=random_skip_rate)
-    texts = _timed_texts(bench, settings.prompt_tokens, has_guards)
-    return PrefillLoad(bench.engine, texts, routing, random_skip_rate=random_skip_rate)
-
-
-def _timed_texts(bench: Workbench, n_tokens: int, has_guards: bool) -> list[Any]:
-    """Return validation texts of one length for timing, each from another document while they last."""
-    from skipmodel.bench.loads import Batch
-    from skipmodel.data import sample
-
-    config = bench.settings.model
-    blocks = sample(bench.blocks("validation", n_tokens), n_tokens * config.measure.n_pairs, config.seed + 3,
-                    full_only=True)  # fmt: skip
-    critical = blocks.critical_NT
-    return [Batch(blocks.ids_NT[i : i + 1], critical[i : i + 1] if has_guards else None) for i in range(len(blocks))]
-
-
-def timing_rows(bench: Workbench) -> list[dict[str, Any]]:
-    """Return the cells of the finished timing stage, in order."""
-    return [read_json(path) for path in sorted(bench.folder("measure").glob("cell-*.json"))]
 
 
 def passages(bench: Workbench, point: dict[str, Any]) -> list[dict[str, Any]]:

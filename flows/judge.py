@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flows import evaluation
+from flows import evaluation, timing
 from flows.confirmed import detail, read_load_test
 from flows.openings import count_openings
 from flows.settings import price_path
@@ -22,7 +22,7 @@ from kpis import decide, quality, rivals, speed
 from kpis.cost_inputs import CostInputs, Spending, Volume
 from kpis.economics import economics
 from kpis.energy import energy
-from kpis.load_test import asked_per_s, is_at_target, load_responses
+from kpis.load_test import asked_per_s, is_at_target, is_elsewhere, load_responses
 from kpis.prices import load_prices
 from kpis.records import DocumentPair, Evidence, ItemPair, TimingPairs, VerdictContext
 from kpis.stats import Interval
@@ -86,7 +86,9 @@ def controls(bench: Workbench) -> list[dict[str, Any]]:
         "all_executed": "all_executed",
         "int8": "int8",
     }
-    notes = {"static_drop": "not_healed", "guards_off": "guards_off", "int8": "quality_only"}
+    notes = {"static_drop": "not_healed", "guards_off": "guards_off"}
+    if _int8_timing(bench) is None:
+        notes["int8"] = "quality_only"
     if same_weights(bench):
         notes["all_executed"] = "same_weights_as_dense"
     rows = []
@@ -148,7 +150,7 @@ def confirmation(bench: Workbench) -> tuple[dict[str, Any], Pairs]:
 def speed_rows(bench: Workbench) -> tuple[list[dict[str, Any]], list[TimingPairs]]:
     """Return the `speed` rows, and the pairs of the operating point: decode, then prefill."""
     rows, headline = [], []
-    for cell in evaluation.timing_rows(bench):
+    for cell in timing.timing_rows(bench):
         # where the engagement rule says dense, its own arm is what a user of it waits for
         is_dense = cell.get("rule_s") is not None
         skip_s = tuple(cell["rule_s"] if is_dense else cell["skip_s"])
@@ -201,18 +203,31 @@ def pricing(bench: Workbench) -> dict[str, Any]:
 
 def rival_rows(bench: Workbench, headline: dict[str, Any], *, is_chosen: bool) -> list[dict[str, Any]]:
     """Return whether a simpler arm of the confirmation is the better choice; nothing is, when none was confirmed."""
+    timed = _int8_timing(bench)
 
     def arm(name: str) -> rivals.Arm | None:
         path = bench.folder("confirm") / f"arm-{name}.json"
         if not path.exists():
             return None
         record = read_json(path)
-        return rivals.Arm(_pairs(record)[0], record["skip_rate"], record.get("speedup_low"))
+        low = timed["low"] if name == "int8" and timed is not None else None
+        return rivals.Arm(_pairs(record)[0], record["skip_rate"], low)
 
     own = arm("skiplayer") if is_chosen else None
     others = {name: None if own is None else arm(name) for name in RIVALS}
     gates = bench.settings.gates
-    return rivals.rivals(own, others, headline["measured_speedup"], gates.alpha, bench.settings.model.seed)
+    rows = rivals.rivals(own, others, headline["measured_speedup"], gates.alpha, bench.settings.model.seed)
+    return [row | {"timing": timed if row["name"] == "int8" else None} for row in rows]
+
+
+def _int8_timing(bench: Workbench) -> dict[str, Any] | None:
+    """Return the paired timing of int8 weights against dense, without its samples; None where it was not timed."""
+    row = timing.int8_row(bench)
+    if row is None or row["speedup"] is None:
+        return None
+    names = ("phase", "batch", "output_tokens", "dtype", "speedup", "low", "high", "n_pairs")
+    medians = {name: float(np.median(row[name])) for name in ("dense_s", "other_s")}
+    return {"routing": "dense", "prompt_tokens": row["prompt"], **{name: row[name] for name in names}, **medians}
 
 
 def responses(bench: Workbench, pairs: list[TimingPairs], n_replicas: int) -> dict[str, Any]:
@@ -229,7 +244,7 @@ def responses(bench: Workbench, pairs: list[TimingPairs], n_replicas: int) -> di
     limits, test = bench.settings.gates, read_load_test(bench)
     if test is not None:
         asked = asked_per_s(bench.settings.cost.peak_requests_per_s, n_replicas, test.n_replicas)
-        return load_responses(test, limits, asked)
+        return load_responses(test, limits, asked, timing.device_name(bench))
     decode, prefill = pairs
     return speed.responses(
         ttft_dense_s=prefill.dense_s, ttft_skip_s=prefill.skip_s, tpot_dense_s=decode.dense_s,
@@ -254,14 +269,15 @@ def judge(bench: Workbench, choice: dict[str, Any], *, functional_check: bool) -
     settings = bench.settings
     is_chosen = choice["threshold"] is not None
     confirmed, pairs = confirmation(bench) if is_chosen else (None, None)
-    timing, headline_pairs = speed_rows(bench)
-    headline = next(row for row in timing if row["is_headline"])
+    speeds, headline_pairs = speed_rows(bench)
+    headline = next(row for row in speeds if row["is_headline"])
     money, business = money_of(bench, headline_pairs, confirmed)
     waited = responses(bench, headline_pairs, money["replicas"]["skip"])
     bounds = None if pairs is None else quality.bounds(*pairs, settings.gates, seed=settings.model.seed)
     openings = count_openings(bench.store.root, bench.key("confirm")) if is_chosen else 0
     evidence = Evidence(bounds=bounds, functional_check=functional_check, hardware_matches_target=not functional_check,
-                        test_openings=openings, responses_at_target_load=is_at_target(waited))  # fmt: skip
+                        test_openings=openings, responses_at_target_load=is_at_target(waited),
+                        responses_on_other_device=is_elsewhere(waited))  # fmt: skip
     gates = decide.gates(confirmed, headline, waited, money, evidence, settings.gates)
     context = VerdictContext(
         functional_check=functional_check, threshold_chosen=is_chosen, test_openings=openings,
@@ -272,7 +288,7 @@ def judge(bench: Workbench, choice: dict[str, Any], *, functional_check: bool) -
     beyond = None if pairs is None else detail(bench.folder("confirm"), *pairs, settings.gates, settings.model.seed)
     parts = {
         "controls": controls(bench) if is_chosen else [], "confirmation": confirmed, "detail": beyond,
-        "rivals": beside, "speed": timing, "responses": waited, "cost": money, "economics": business,
+        "rivals": beside, "speed": speeds, "responses": waited, "cost": money, "economics": business,
         "gates": gates, "verdict": decide.verdict(gates, context, beside),
     }  # fmt: skip
     return Judged(parts, openings)

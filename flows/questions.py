@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from flows.errors import PocError
 
-__all__ = ["TEST_SHARE", "Question", "load_questions", "select_items", "split_of"]
+__all__ = ["TEST_SHARE", "Question", "load_questions", "select_items", "solved_example", "split_of"]
 
 Split = Literal["validation", "test"]
 N_CHOICES = 4
@@ -165,3 +165,26 @@ def select_items(questions: Sequence[Question], split: Split, n: int, seed: int)
         order.extend(((k + 0.5) / len(items), slice_name, item) for k, item in enumerate(items))
     order.sort(key=lambda entry: entry[:2])
     return [question for _, _, question in order[:n]]
+
+
+def solved_example(question: Question, questions: Sequence[Question], seed: int) -> Question | None:
+    """Choose a question whose answer may be shown before another one is asked: a validation fact of its slice.
+
+    One of the same template if there is, and never one with the same answer: that would give it away. None when the
+    validation side has no such question.
+    """
+    wanted = _plain(question.choices[question.answer])
+    pool = [
+        q for q in questions
+        if q.slice == question.slice and split_of(q.group) == "validation" and q.group != question.group
+        and _plain(q.choices[q.answer]) != wanted
+    ]  # fmt: skip
+    return min(
+        pool,
+        key=lambda q: (q.template_id != question.template_id, _unit_hash(seed, "example", question.item_id, q.item_id)),
+        default=None,
+    )
+
+
+def _plain(choice: str) -> str:
+    return choice.strip().casefold()

@@ -140,6 +140,26 @@ class CostSettings(Strict):
     """Yearly discount rate of the net present value."""
 
 
+class AnswerSettings(Strict):
+    """Answers that both models write to questions of the one confirmatory test; their grades decide no gate."""
+
+    items: Count | None = None
+    """Questions that are answered, the first ones of the test; 0 writes no answers, null: 16 in the quick profile, 200
+    in standard, 600 in full, and never more than `model.sweep.test_items`."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Longest answer; one that is still going on is cut and counted. [tokens]"""
+    samples: Annotated[int, Field(ge=0, le=50)] = 3
+    """Answers drawn per question and model for self-consistency, beside the greedy one; 0 draws none."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
+    """Of the drawn answers."""
+
+    @model_validator(mode="after")
+    def _draw_at_least_two(self) -> AnswerSettings:
+        if self.samples == 1:
+            raise ValueError("samples must be 0 or at least 2: a single answer agrees with nothing")
+        return self
+
+
 class TrackingSettings(Strict):
     """Where MLflow keeps the runs. Not part of the plan."""
 
@@ -173,6 +193,8 @@ class Settings(Strict):
     """Limits of the verdict, registered before the first measurement."""
     cost: CostSettings
     """Load, prices and effort."""
+    answers: AnswerSettings = AnswerSettings()
+    """Answers that both models write in the confirmatory test."""
     tracking: TrackingSettings = TrackingSettings()
     """Where MLflow keeps the runs."""
     report: ReportSettings = ReportSettings()

@@ -35,6 +35,7 @@ ACTIONS_OF_REASON: dict[str, tuple[str, ...]] = {
     "responses_not_measured": ("measure_responses",),
     "too_few_samples_for_p99": ("measure_responses",),
     "not_at_target_load": ("measure_at_target_load",),
+    "load_test_other_device": ("measure_at_target_load",),
     "slo_missed": ("speed_up_engine",),
     "cost_not_computed": ("compute_cost",),
     "price_blocked": ("update_prices",),

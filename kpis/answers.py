@@ -65,6 +65,33 @@ def char_f1(answer: str, references: Sequence[str]) -> float:
     return max(_f1(_characters(answer), _characters(reference)) for reference in _some(references))
 
 
+def token_f1(answer: str, references: Sequence[str]) -> float:
+    """Overlap of words, best over the references; partial credit where words stand apart.
+
+    **Formula**: as `char_f1`, over the words of the normalised texts instead of their characters.
+    **Source**: F1 of SQuAD (Rajpurkar 2016), with the normalisation above.
+    **Direction**: higher is better.
+
+    Raises:
+        StatisticsError: without any reference.
+
+    Example:
+        >>> round(token_f1("server config, directory", ["server config"]), 6)
+        0.4
+    """
+    return max(_f1(_words(answer), _words(reference)) for reference in _some(references))
+
+
+def f1_of(language: str) -> str:
+    """Metric that gives partial credit in a language: by words in English, by characters where none stand apart.
+
+    Example:
+        >>> f1_of("ja"), f1_of("en")
+        ('char_f1', 'token_f1')
+    """
+    return "token_f1" if language == "en" else "char_f1"
+
+
 def _some(references: Sequence[str]) -> Sequence[str]:
     if not references:
         raise StatisticsError("expected at least one reference answer, got none; an item without one is not graded")
@@ -73,6 +100,10 @@ def _some(references: Sequence[str]) -> Sequence[str]:
 
 def _characters(text: str) -> Counter[str]:
     return Counter(normalise_answer(text).replace(" ", ""))
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(normalise_answer(text).split())
 
 
 def _f1(answer: Counter[str], reference: Counter[str]) -> float:
@@ -99,17 +130,22 @@ def self_consistency(samples: Sequence[str]) -> float | None:
     return sum(n * (n - 1) for n in counts.values()) / (k * (k - 1))
 
 
+METRICS = {"exact_match": exact_match, "char_f1": char_f1, "token_f1": token_f1}
+
+
 def grade(
-    item_id: str, cluster: str, slice_name: str, *, dense: str, skip: str, references: Sequence[str]
-) -> dict[str, ScorePair]:
-    """Both models' answers to one question, graded both ways: `exact_match` and `char_f1`.
+    item_id: str, cluster: str, slice_name: str, *, dense: str, skip: str, references: Sequence[str],
+    language: str = "ja",
+) -> dict[str, ScorePair]:  # fmt: skip
+    """Both models' answers to one question, graded both ways: `exact_match`, and `char_f1` or for English `token_f1`.
 
     Example:
         >>> grade("q1", "d1", "ja", dense="東京", skip="東京都", references=["東京"])["exact_match"].skip_score
         0.0
     """
     same = normalise_answer(dense) == normalise_answer(skip)
+    scores = {name: METRICS[name] for name in ("exact_match", f1_of(language))}
     return {
         name: ScorePair(item_id, cluster, slice_name, name, score(dense, references), score(skip, references), same)
-        for name, score in (("exact_match", exact_match), ("char_f1", char_f1))
+        for name, score in scores.items()
     }

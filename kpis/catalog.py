@@ -299,6 +299,68 @@ CATALOG: tuple[Entry, ...] = (
     ),
 )
 
+BESIDE: tuple[Entry, ...] = (
+    Entry(
+        id="A1",
+        name_ja="生成した回答の完全一致",
+        name_en="Exact match of written answers",
+        unit="fraction",
+        higher_is_better=True,
+        formula="answers equal to the reference after normalisation / n; paired difference with bounds as "
+        "kpis.graded.graded",
+        gate="info",
+        limits=(),
+        function="kpis.answers.exact_match",
+        source="SQuAD, Rajpurkar 2016",
+        meaning_ja="モデル自身に書かせた回答が、正解と同じ文字列になった割合。選択式より利用者の使い方に近い。",
+        meaning_en="Share of answers, written by the model itself, that equal the right one; nearer to use than "
+        "multiple choice.",
+    ),
+    Entry(
+        id="A2",
+        name_ja="生成した回答の部分一致",
+        name_en="Overlap of written answers",
+        unit="fraction",
+        higher_is_better=True,
+        formula="2 P R / (P + R) over characters (ja) or words (en) shared with the reference; as A1",
+        gate="info",
+        limits=(),
+        function="kpis.answers.char_f1",
+        source="JSQuAD (JGLUE, Kurihara 2022); SQuAD, Rajpurkar 2016",
+        meaning_ja="書かせた回答が正解とどれだけ重なるか。一部だけ合っている回答にも点を与える。",
+        meaning_en="How much of the right answer a written one holds; partly right answers count in part.",
+    ),
+    Entry(
+        id="A3",
+        name_ja="生成した回答の一致率",
+        name_en="Same written answers",
+        unit="fraction",
+        higher_is_better=True,
+        formula="questions with the same normalised written answer of both models / n; Wilson 95 %",
+        gate="info",
+        limits=(),
+        function="kpis.generated.written",
+        source="Wilson 1927",
+        meaning_ja="二つのモデルが同じ質問に同じ回答を書いた割合。",
+        meaning_en="Share of questions to which both models write the same answer.",
+    ),
+    Entry(
+        id="A4",
+        name_ja="回答の自己一致",
+        name_en="Self-consistency",
+        unit="fraction",
+        higher_is_better=True,
+        formula="mean over questions of sum n_a (n_a - 1) / (k (k - 1)) over k drawn answers",
+        gate="info",
+        limits=(),
+        function="kpis.answers.self_consistency",
+        source="mean pairwise agreement, ours",
+        meaning_ja="同じ質問に何度か答えさせたとき、回答どうしが一致する割合。密モデルより下がれば不安定になった。",
+        meaning_en="Asked the same question several times, how often a model agrees with itself; compare with dense.",
+    ),
+)
+"""Figures of the answers that both models write (`kpis.generated`): no gate, so no row among the gates."""
+
 IDS: tuple[str, ...] = tuple(entry.id for entry in CATALOG)
 
 
@@ -308,7 +370,7 @@ def entry(kpi_id: str) -> Entry:
     Raises:
         KpiError: when the id is unknown.
     """
-    for candidate in CATALOG:
+    for candidate in (*CATALOG, *BESIDE):
         if candidate.id == kpi_id:
             return candidate
     raise KpiError(f"unknown KPI {kpi_id!r}; expected one of {list(IDS)}")

@@ -61,6 +61,7 @@ GATE_REASONS = (
     "responses_not_measured",
     "too_few_samples_for_p99",
     "not_at_target_load",
+    "load_test_other_device",  # the load test was made on another device than the run
     "slo_missed",
     "goodput_low",
     "energy_not_measured",

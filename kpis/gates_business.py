@@ -77,7 +77,7 @@ def _responses(responses: Part | None, evidence: Evidence, limits: GateLimits) -
     """S3: the 99th percentile of both response times, as a share of what users were promised.
 
     Too few requests give no 99th percentile. Then only a clear miss can be told: if even the 90th percentile
-    of 30 or more requests is above the promise, the 99th is too.
+    of 30 or more requests is above the promise, the 99th is too. A load test of another device tells nothing.
     """
     if responses is None:
         return gate("S3", "not_measured", "responses_not_measured", limit=1.0)
@@ -86,6 +86,8 @@ def _responses(responses: Part | None, evidence: Evidence, limits: GateLimits) -
     if n == 0:
         return gate("S3", "not_measured", "responses_not_measured", n=0, limit=1.0)
     p90 = _worst_share(skip, slo, "p90")
+    if evidence.responses_on_other_device:
+        return gate("S3", "inconclusive", "load_test_other_device", value=p90, n=n, limit=1.0)
     if n < limits.min_p99_samples or any("p99" not in part for part in skip.values()):
         missed = (p90 is None or p90 > 1.0) and n >= 30
         state, reason = ("fail", "slo_missed") if missed else ("inconclusive", "too_few_samples_for_p99")
@@ -94,9 +96,9 @@ def _responses(responses: Part | None, evidence: Evidence, limits: GateLimits) -
     p99 = _worst_share(skip, slo, "p99")
     if p99 is None or p99 > 1.0:
         return gate("S3", "fail", "slo_missed", value=p99, n=n, limit=1.0)
-    if not evidence.responses_at_target_load:
-        return gate("S3", "inconclusive", "not_at_target_load", value=p99, n=n, limit=1.0)
-    return gate("S3", "pass", value=p99, n=n, limit=1.0)
+    is_shown = evidence.responses_at_target_load
+    state, open_reason = ("pass", None) if is_shown else ("inconclusive", "not_at_target_load")
+    return gate("S3", state, open_reason, value=p99, n=n, limit=1.0)
 
 
 def _worst_share(skip: Mapping[str, Part], slo: Part, name: str) -> float | None:

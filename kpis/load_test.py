@@ -6,13 +6,16 @@ A load test is made with whatever sends requests at a steady rate; it is handed 
      "requests": [{"arm": "skip", "arrival_s": 0.0, "ttft_s": 0.41, "tpot_s": 0.021, "ok": true},
                   {"arm": "skip", "arrival_s": 0.2, "ttft_s": null, "tpot_s": null, "ok": false}]}
 
-One row per request sent, warm-up left out. `arrival_s` is when it was sent, from any zero; requests must be sent on
-time, not after the one before has been answered. `arm` is skip or dense. A failed request has no times and counts
-as missed. `n_replicas` is how many replicas shared the load.
+`device_name` is the device that served, named as in `environment.device_name` of the run's result.json: a test of
+another device says nothing about this one and never counts as shown. One row per request sent, warm-up left out.
+`arrival_s` is when it was sent, from any zero; requests must be sent on time, not after the one before has been
+answered. `arm` is skip or dense. A failed request has no times and counts as missed. `n_replicas` is how many replicas
+shared the load.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,8 +101,25 @@ def asked_per_s(peak_per_s: float, n_planned: int, n_tested: int) -> float:
     return peak_per_s * min(1.0, n_tested / n_planned)
 
 
-def load_responses(test: LoadTest, limits: GateLimits, asked: float) -> dict[str, Any]:
-    """The `responses` object of result.json from a load test; `load_test` in it says under which load.
+_VENDORS = frozenset({"nvidia", "amd", "intel", "r", "tm", "corporation"})
+_WORD = re.compile(r"[^\W_]+")
+
+
+def same_device(one: str, other: str) -> bool:
+    """Whether two names mean the same device: the same words, in any order and case, makers and marks left out.
+
+    Strict on purpose: `A100` may be either of two devices, so it is neither.
+
+    Example:
+        >>> same_device("L40S", "NVIDIA L40S"), same_device("A100", "NVIDIA A100-SXM4-80GB")
+        (True, False)
+    """
+    words = [frozenset(_WORD.findall(name.casefold())) - _VENDORS for name in (one, other)]
+    return bool(words[0]) and words[0] == words[1]
+
+
+def load_responses(test: LoadTest, limits: GateLimits, asked: float, run_device: str) -> dict[str, Any]:
+    """The `responses` object of result.json from a load test; `load_test` in it says under which load, and on what.
 
     Percentiles count a failed request as slower than any answer.
 
@@ -107,6 +127,7 @@ def load_responses(test: LoadTest, limits: GateLimits, asked: float) -> dict[str
         test: records of the load test.
         limits: for the promised times and the number of requests a 99th percentile takes.
         asked: requests per second that the plan asks for, see `asked_per_s`.
+        run_device: name of the device on which the run itself was measured.
     """
     arms = {arm: test.of(arm) for arm in ("dense", "skip")}
     skip = _load_run(arms["skip"])
@@ -120,6 +141,8 @@ def load_responses(test: LoadTest, limits: GateLimits, asked: float) -> dict[str
         "basis": "load_test",
         "load_test": {
             "device_name": test.device_name,
+            "run_device_name": run_device,
+            "is_same_device": same_device(test.device_name, run_device),
             "n_replicas": test.n_replicas,
             "offered_per_s": offered,
             "asked_per_s": asked,
@@ -132,8 +155,15 @@ def load_responses(test: LoadTest, limits: GateLimits, asked: float) -> dict[str
 
 
 def is_at_target(responses: Mapping[str, Any] | None) -> bool:
-    """Whether responses were measured under at least the load that the plan asks for."""
-    return bool(responses and responses.get("load_test") and responses["load_test"]["is_at_target"])
+    """Whether responses were measured under at least the load that the plan asks for, on the device of the run."""
+    test = (responses or {}).get("load_test")
+    return bool(test and test["is_at_target"] and test["is_same_device"])
+
+
+def is_elsewhere(responses: Mapping[str, Any] | None) -> bool:
+    """Whether responses come from a load test of another device than the run's."""
+    test = (responses or {}).get("load_test")
+    return bool(test and not test["is_same_device"])
 
 
 def _load_run(requests: Sequence[LoadRequest]) -> LoadRun:

@@ -36,7 +36,8 @@ def non_inferiority_power(
     """Chance that n items show non-inferiority with a margin; with the difference at -margin, the false-pass rate.
 
     **Formula**: sum of the trinomial probabilities of all (b, c) whose score statistic `T(-m)` exceeds
-    `z_{1-alpha}`; items that repeat each other count as `n / design_effect` independent ones.
+    `z_{1-alpha}`; for each b these are all c from some smallest one on, as T rises with every helpful flip. Items
+    that repeat each other count as `n / design_effect` independent ones.
     Above 20,000 items or 1,000 expected flips the normal approximation of the same test.
     **Source**: enumeration of Tango's test, ours; `design_effect` as in Kish 1965.
     **Direction**: higher is better, except at the margin.
@@ -70,12 +71,25 @@ def non_inferiority_power(
     b = _likely(size, harmful)
     # given b harmful flips, the helpful ones are binomial among the rest
     rest = min(1.0, helpful / (1.0 - harmful)) if harmful < 1.0 else 0.0
-    c = _likely(size, helpful)
-    statistic = tango_statistic(b[:, None], c[None, :], size, -margin)
-    possible = b[:, None] + c[None, :] <= size
-    shown = (statistic > norm.ppf(1.0 - alpha)) & possible
-    weight = binom.pmf(b, size, harmful)[:, None] * binom.pmf(c[None, :], size - b[:, None], rest)
-    return float(min(1.0, (weight * shown).sum()))
+    least_c = _least_helpful(b, size, margin, alpha)
+    return float(min(1.0, (binom.pmf(b, size, harmful) * binom.sf(least_c - 1.0, size - b, rest)).sum()))
+
+
+def _least_helpful(b: Floats, n: int, margin: float, alpha: float) -> Floats:
+    """Smallest number of helpful flips with which n items and b harmful flips show non-inferiority.
+
+    Bisection for all b at once; one more than the items left where none is enough.
+    """
+    z = float(norm.ppf(1.0 - alpha))
+    low, high = np.full(len(b), -1.0), n - b + 1.0
+    while (high - low > 1.0).any():
+        middle = np.floor((low + high) / 2.0)
+        inside = np.clip(middle, 0.0, n - b)
+        shown = tango_statistic(b, inside, n, -margin) > z
+        is_open = high - low > 1.0
+        high = np.where(is_open & shown, middle, high)
+        low = np.where(is_open & ~shown, middle, low)
+    return high
 
 
 def _large_sample_power(n: int, harmful: float, helpful: float, margin: float, alpha: float) -> float:

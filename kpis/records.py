@@ -212,6 +212,8 @@ class Evidence(Record):
     hardware_matches_target: bool
     test_openings: int
     responses_at_target_load: bool = False
+    responses_on_other_device: bool = False
+    """The load test was made on another device than the run: it shows nothing, and refutes nothing."""
 
 
 @dataclass(frozen=True)

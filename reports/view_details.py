@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reports import view_confirmed
+from reports import view_answers, view_confirmed
 from reports.text import clean_text
 from reports.view_parts import Cell, Prose, Reader, Row, Table
 
@@ -50,6 +50,7 @@ def build(reader: Reader) -> Details:
         view_confirmed.slices(reader),
         view_confirmed.documents(reader),
         view_confirmed.graded(reader),
+        *view_answers.tables(reader),
         _classes(reader),
         _data(reader),
         _model(reader),

@@ -67,7 +67,7 @@ def test_a_chosen_threshold_is_confirmed_once(finished: Finished) -> None:
 
 
 def test_int8_and_the_noise_floor_are_scored_on_the_same_split(finished: Finished) -> None:
-    """The int8 arm has the documents and items of the skip model, no speed-up, and a row among the rivals."""
+    """The int8 arm has the documents and items of the skip model, a time of its own, and a row among the rivals."""
     result = finished.result
     (folder,) = (finished.runs / "store").glob("confirm-*[0-9a-f]")
     arm, own, floor = (
@@ -77,11 +77,30 @@ def test_int8_and_the_noise_floor_are_scored_on_the_same_split(finished: Finishe
 
     for kind, key in (("documents", "document_id"), ("items", "item_id")):
         assert [row[key] for row in arm[kind]] == [row[key] for row in own[kind]]
-    assert (arm["skip_rate"], arm["speedup_low"]) == (0.0, None)
+    assert arm["skip_rate"] == 0.0
+    assert rival["timing"]["n_pairs"] == 3
+    assert rival["timing"]["low"] <= rival["timing"]["speedup"] <= rival["timing"]["high"]
     assert (rival["state"], rival["n"]) == ("not_better", len(arm["documents"]))
     assert result["detail"]["noise_floor"]["n"] == floor["n"] == len(floor["items"]) == 8
     assert result["responses"]["basis"] == "sequential"
     assert result["economics"]["roi"]["prob_positive"] is not None
+
+
+def test_both_models_answer_the_questions_of_the_one_opening(finished: Finished) -> None:
+    """The confirmed questions are answered in the confirmation itself; texts stay in a file of the store's owner."""
+    result = finished.result
+    (folder,) = (finished.runs / "store").glob("confirm-*[0-9a-f]")
+    own = json.loads((folder / "arm-skiplayer.json").read_text("utf-8"))
+    kept = json.loads((folder / "answers.json").read_text("utf-8"))
+    page = (finished.folder / "report.html").read_text("utf-8")
+
+    assert [row["item_id"] for row in kept["items"]] == [row["item_id"] for row in own["items"]]
+    assert (folder / "answers_text.json").stat().st_mode & 0o777 == 0o600
+    assert result["data"]["test_openings"] == 1
+    assert (result["detail"]["answers"]["n"], result["detail"]["answers"]["n_samples"]) == (8, 3)
+    assert {row["metric"] for row in result["detail"]["graded"]} == {"exact_match", "char_f1", "token_f1"}
+    assert result["answer_samples"] is None
+    assert "A4 回答の自己一致" in page
 
 
 def test_guards_have_their_costs_measured_and_a_band_to_serve_with(finished: Finished) -> None:
@@ -234,6 +253,9 @@ def test_samples_are_shown_only_when_asked_for(finished: Finished, variants: Pat
     shown = read_result(run_here(finished.poc.plan("samples.yaml", report={"include_samples": True}), variants))
 
     assert [passage["tokens"] for passage in finished.result["passages"]] == [None, None]
+    assert [row["id"] for row in shown["answer_samples"]] == ["A1", "A2", "A3"]
+    assert all(row["reference"] for row in shown["answer_samples"])
+    assert shown["data"]["test_openings"] == 1
     for passage, hidden in zip(shown["passages"], finished.result["passages"], strict=True):
         assert len(passage["tokens"]) == hidden["n_tokens"] == passage["n_tokens"]
         assert passage["skipped_layers"] == hidden["skipped_layers"]

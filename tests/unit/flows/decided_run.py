@@ -17,6 +17,7 @@ from tests.unit.reports import fixtures
 
 N_LAYERS = 4
 LOGITS = (None, -0.6, -0.1)
+DEVICE = "NVIDIA L40S"
 SETTINGS: dict[str, Any] = {
     "poc": {"title": "Manual", "owner": "ops", "organisation": "Example"},
     "corpus": {"folder": "corpus"},
@@ -90,10 +91,38 @@ def stage(store: Path, name: str, key: str, files: dict[str, Any], created_at: s
                                        "resumed": False, "created_at": created_at})  # fmt: skip
 
 
+def answer(i: int, *, worse: bool = False, **changes: Any) -> dict[str, Any]:
+    """A question that both models answered; where the skip model is worse it was right before."""
+    return {
+        "item_id": f"i{i}", "document_id": f"d{i:02d}", "cluster": f"c{i}", "slice": "all",
+        "language": "ja" if i % 2 else "en", "must_pass": i == 0, "f1_metric": "char_f1" if i % 2 else "token_f1",
+        "dense_exact": 1.0, "skip_exact": 0.0 if worse else 1.0, "dense_f1": 1.0, "skip_f1": 0.5 if worse else 1.0,
+        "same_answer": not worse, "first_difference": 2 if worse else None, "dense_tokens": 4, "skip_tokens": 4,
+        "dense_ended": True, "skip_ended": True, "dense_sha256": "a" * 64, "skip_sha256": "b" * 64,
+        "dense_consistency": 1.0, "skip_consistency": 0.5 if worse else 1.0,
+    } | changes  # fmt: skip
+
+
+def answers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of written answers beside the arms of the confirmation."""
+    return {"schema_version": 1, "items": rows, "n_with_example": len(rows), "max_new_tokens": 64, "n_samples": 3,
+            "temperature": 0.7}  # fmt: skip
+
+
+def int8(speedup: float) -> dict[str, Any]:
+    """A timing of int8 weights beside dense ones."""
+    dense = [0.020 * (1 + 0.001 * (i % 5)) for i in range(20)]
+    return {
+        "phase": "decode", "batch": 1, "prompt": 64, "output_tokens": 16, "dtype": "bfloat16", "speedup": speedup,
+        "low": speedup - 0.01, "high": speedup + 0.01, "n_pairs": 20, "dense_s": dense,
+        "other_s": [seconds / speedup for seconds in dense], "reason": None,
+    }  # fmt: skip
+
+
 def load_test(per_s: float, n: int = 400, n_failed: int = 0) -> dict[str, Any]:
     """A load test of one replica at a steady rate; the last requests failed."""
     return {
-        "schema_version": 1, "device_name": "NVIDIA L40S", "n_replicas": 1,
+        "schema_version": 1, "device_name": DEVICE, "n_replicas": 1,
         "requests": [
             {"arm": "skip", "arrival_s": i / per_s, "ok": i < n - n_failed, "ttft_s": 0.5 if i < n - n_failed else None,
              "tpot_s": 0.02 if i < n - n_failed else None}
@@ -133,7 +162,8 @@ def make(
           "2026-11-24T10:10:00+00:00", ingest="a", questions="q")  # fmt: skip
     stage(store, "confirm", "c", arms, "2026-11-24T10:20:00+00:00", sweep="b", threshold_logit=LOGITS[2])
     stage(store, "measure", "d", {f"cell-{i:02d}.json": cell for i, cell in enumerate(cells)},
-          "2026-11-24T10:30:00+00:00", threshold_logit=LOGITS[2])  # fmt: skip
+          "2026-11-24T10:30:00+00:00", threshold_logit=LOGITS[2],
+          machine={"device": "cuda", "device_name": DEVICE})  # fmt: skip
     folder = runs / "20261124-100000-x"
     folder.mkdir()
     write_json(folder / "run.json", {"plan_sha256": plan_sha256(settings)})

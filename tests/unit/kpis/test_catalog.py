@@ -9,7 +9,7 @@ import pytest
 
 import kpis
 from kpis import decide
-from kpis.catalog import CATALOG, IDS, Entry, entry
+from kpis.catalog import BESIDE, CATALOG, IDS, Entry, entry
 from kpis.errors import KpiError
 from kpis.gate import KINDS
 from kpis.limits import GateLimits
@@ -28,7 +28,7 @@ def test_ids_are_in_the_order_of_the_contract() -> None:
     assert " ".join(IDS) == "Q1 Q2 Q3 Q4 Q5 Q6 Q7 S1 S2 S3 S4 S5 C1 C2 C3 C4 C5 D1"
 
 
-@pytest.mark.parametrize("kpi", CATALOG, ids=IDS)
+@pytest.mark.parametrize("kpi", [*CATALOG, *BESIDE], ids=lambda kpi: kpi.id)
 def test_every_entry_is_explained_in_both_languages(kpi: object) -> None:
     """Each text is there, and the Japanese one is Japanese."""
     texts = vars(kpi)
@@ -40,7 +40,7 @@ def test_every_entry_is_explained_in_both_languages(kpi: object) -> None:
         assert texts[field].isascii()
 
 
-@pytest.mark.parametrize("kpi", CATALOG, ids=IDS)
+@pytest.mark.parametrize("kpi", [*CATALOG, *BESIDE], ids=lambda kpi: kpi.id)
 def test_every_entry_names_a_function_that_is_there(kpi: Entry) -> None:
     """One function computes it, and it is documented."""
     module, _, name = kpi.function.rpartition(".")
@@ -81,6 +81,15 @@ def test_catalog_and_glossary_agree(language: str) -> None:
         assert name in term.name
         assert term.text == meaning
         assert kpi.formula in term.formula
+
+
+def test_figures_of_written_answers_are_found_by_their_id() -> None:
+    """A1 to A4 are looked up like any KPI, decide nothing, and are no gates."""
+    assert [kpi.id for kpi in BESIDE] == ["A1", "A2", "A3", "A4"]
+    for kpi in BESIDE:
+        assert entry(kpi.id) is kpi
+        assert (kpi.gate, kpi.limits) == ("info", ())
+        assert kpi.id not in KINDS
 
 
 def test_unknown_id() -> None:

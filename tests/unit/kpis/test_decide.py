@@ -70,6 +70,7 @@ def poc(make_document: Make, make_items: Make, make_cost_inputs: Make) -> Make:
             hardware_matches_target=changes.get("hardware_matches_target", True),
             test_openings=changes.get("test_openings", 1),
             responses_at_target_load=changes.get("at_target_load", True),
+            responses_on_other_device=changes.get("other_device", False),
         )
         rows = gates(confirmed, headline, waited, money, evidence, limits)
         context = VerdictContext(functional_check=functional, threshold_chosen=True, target_device_name="L4")
@@ -170,6 +171,7 @@ def test_a_failed_must_pass_case_is_a_no_go(poc: Make, make_items: Make) -> None
         ({"skip_s": (1.0, 1.3, 1.0, 1.0, 1.3, 1.0)}, "S1", "speed_not_shown", "run_more_pairs"),
         ({"n_requests": 200}, "S3", "too_few_samples_for_p99", "measure_responses"),
         ({"at_target_load": False}, "S3", "not_at_target_load", "measure_at_target_load"),
+        ({"other_device": True}, "S3", "load_test_other_device", "measure_at_target_load"),
         ({"on": date(2027, 6, 1)}, "C3", "price_blocked", "update_prices"),
         ({"on": date(2027, 3, 15)}, "D1", "price_old", "update_prices"),
         ({"placeholder_fx": True}, "D1", "price_unconfirmed", "update_prices"),

@@ -2,12 +2,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpis.errors import RecordError
 from kpis.limits import GateLimits
-from kpis.load_test import LoadRequest, LoadTest, asked_per_s, is_at_target, load_responses, offered_per_s
+from kpis.load_test import (
+    LoadRequest,
+    LoadTest,
+    asked_per_s,
+    is_at_target,
+    is_elsewhere,
+    load_responses,
+    offered_per_s,
+    same_device,
+)  # fmt: skip
 from kpis.speed import percentiles
 
 LIMITS = GateLimits(min_p99_samples=100, slo_ttft_s=1.0, slo_tpot_s=0.1)
@@ -47,7 +56,7 @@ def test_replicas_share_the_peak() -> None:
 @pytest.mark.parametrize(("per_s", "reached"), [(1.99, False), (2.0, True), (3.0, True)])
 def test_the_load_must_reach_what_the_plan_asks_for(per_s: float, reached: bool) -> None:
     """Answers at less than the asked rate show nothing about the peak."""
-    shown = load_responses(read(rows(201, per_s)), LIMITS, 2.0)
+    shown = load_responses(read(rows(201, per_s)), LIMITS, 2.0, "NVIDIA L4")
 
     assert shown["load_test"]["is_at_target"] is reached
     assert is_at_target(shown) is reached
@@ -55,9 +64,41 @@ def test_the_load_must_reach_what_the_plan_asks_for(per_s: float, reached: bool)
     assert not is_at_target({"load_test": None})
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("L40S", "NVIDIA L40S", True),
+        ("nvidia  l40s", "NVIDIA L40S", True),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel Xeon CPU @ 2.20 GHz", False),
+        ("AMD EPYC", "EPYC", True),
+        ("NVIDIA L4", "NVIDIA L40S", False),
+        ("NVIDIA A100", "NVIDIA A100-SXM4-80GB", False),
+        ("A100 SXM4 80GB", "NVIDIA A100-SXM4-80GB", True),
+        ("NVIDIA", "NVIDIA", False),
+        ("", "", False),
+    ],
+)
+def test_devices_are_the_same_by_their_words(one: str, other: str, same: bool) -> None:
+    """Maker and case do not count; a memory size does, and a name that says nothing is no device."""
+    assert same_device(one, other) is same
+    assert same_device(other, one) is same
+
+
+@pytest.mark.parametrize("run_device", ["NVIDIA L40S", ""])
+def test_a_load_test_of_another_device_shows_nothing(run_device: str) -> None:
+    """However fast the load was: what another device answers, or one that nobody named, is no evidence."""
+    shown = load_responses(read(rows(201, 9.0)), LIMITS, 2.0, run_device)
+
+    assert (shown["load_test"]["device_name"], shown["load_test"]["run_device_name"]) == ("L4", run_device)
+    assert shown["load_test"]["is_at_target"]
+    assert (is_at_target(shown), is_elsewhere(shown)) == (False, True)
+    assert not is_elsewhere({"load_test": None})
+    assert not is_elsewhere(None)
+
+
 def test_shares_and_goodput_by_hand() -> None:
     """Of 200 requests at 2 per second 20 failed: 90 % within the promises, 1.8 a second, p99 among the failed."""
-    shown = load_responses(read(rows(200, n_failed=20)), LIMITS, 2.0)
+    shown = load_responses(read(rows(200, n_failed=20)), LIMITS, 2.0, "L4")
 
     kept = shown["load_test"]["within_slo"]
     assert (kept["value"], kept["n"], shown["load_test"]["n_failed"]) == (0.9, 200, 20)
@@ -71,7 +112,7 @@ def test_slow_answers_miss_the_promise_without_failing() -> None:
     """An answer after the promised time counts as missed although it came."""
     both = rows(150) + rows(50, ttft_s=1.5) + rows(30, arm="dense")
 
-    shown = load_responses(read(both), LIMITS, 2.0)
+    shown = load_responses(read(both), LIMITS, 2.0, "L4")
     assert shown["load_test"]["within_slo"]["value"] == 0.75
     assert shown["ttft_s"]["dense"]["n"] == 30
 
@@ -104,6 +145,7 @@ def test_a_load_test_without_the_skip_model_is_refused() -> None:
         read(rows(5), schema_version=2)
 
 
+@settings(deadline=None)
 @given(times=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=60), n_failed=st.integers(0, 20))
 def test_a_failed_request_never_makes_a_percentile_better(times: list[float], n_failed: int) -> None:
     """With failures every percentile is at least as large as without, or undefined; n counts all requests."""
@@ -115,6 +157,7 @@ def test_a_failed_request_never_makes_a_percentile_better(times: list[float], n_
     assert list(percentiles([], 10, n_failed).values())[:2] == [None, None]
 
 
+@settings(deadline=None)
 @given(per_s=st.floats(0.1, 50.0), asked=st.floats(0.1, 50.0), shift=st.floats(-1e3, 1e3))
 def test_the_zero_of_the_clock_does_not_matter(per_s: float, asked: float, shift: float) -> None:
     """Arrivals counted from any moment give the same rate."""

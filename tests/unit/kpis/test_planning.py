@@ -2,10 +2,60 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
 
+from kpis import planning
 from kpis.errors import StatisticsError
-from kpis.paired import required_n, tango_lower_bound
+from kpis.paired import required_n, tango_lower_bound, tango_statistic
 from kpis.planning import design_effect, detectable_margin, items_for_power, non_inferiority_power
+
+
+def power_of_every_table(n: int, flip_rate: float, margin: float, alpha: float, true_difference: float) -> float:
+    """The slow form: every table that is not practically impossible is tried by itself."""
+    harmful, helpful = (flip_rate - true_difference) / 2.0, (flip_rate + true_difference) / 2.0
+    b, c = planning._likely(n, harmful), planning._likely(n, helpful)
+    statistic = tango_statistic(b[:, None], c[None, :], n, -margin)
+    shown = (statistic > norm.ppf(1.0 - alpha)) & (b[:, None] + c[None, :] <= n)
+    rest = min(1.0, helpful / (1.0 - harmful)) if harmful < 1.0 else 0.0
+    weight = binom.pmf(b, n, harmful)[:, None] * binom.pmf(c[None, :], n - b[:, None], rest)
+    return float(min(1.0, (weight * shown).sum()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 2000), flip_rate=st.floats(0.0, 0.5), margin=st.floats(0.002, 0.9),
+    alpha=st.sampled_from([0.01, 0.05, 0.1]), lean=st.floats(-1.0, 1.0),
+)  # fmt: skip
+def test_the_fast_power_is_that_of_every_table(
+    n: int, flip_rate: float, margin: float, alpha: float, lean: float
+) -> None:
+    """Cutting each row of tables where it begins to pass gives the sum over all tables."""
+    truth = lean * flip_rate
+
+    fast = non_inferiority_power(n, flip_rate, margin, alpha, true_difference=truth)
+    assert fast == pytest.approx(power_of_every_table(n, flip_rate, margin, alpha, truth), abs=1e-10)
+
+
+@settings(max_examples=15, deadline=None)
+@given(flip_rate=st.floats(0.0, 0.3), margin=st.floats(0.015, 0.3), power=st.sampled_from([0.5, 0.8, 0.9]))
+def test_the_number_of_items_is_that_of_the_slow_form(flip_rate: float, margin: float, power: float) -> None:
+    """The same bisection over the slow power ends at the same n."""
+    slow = planning._smallest(lambda n: power_of_every_table(n, flip_rate, margin, 0.05, 0.0) >= power, 1)
+
+    assert items_for_power(flip_rate, margin, power=power) == slow
+
+
+def test_helpful_flips_only_help() -> None:
+    """What the fast form rests on: for fixed harmful flips the statistic rises with every helpful one."""
+    for n in (5, 40, 300):
+        b = np.arange(n + 1.0)[:, None]
+        c = np.arange(n + 1.0)[None, :]
+        for margin in (0.005, 0.1, 0.6, 0.95):
+            statistic = np.where(b + c <= n, tango_statistic(b, c, n, -margin), np.nan)
+            steps = np.diff(statistic, axis=1)
+            assert (steps[~np.isnan(steps)] > -1e-9).all(), (n, margin)
 
 
 def test_power_equals_adding_up_every_table() -> None:

@@ -50,6 +50,8 @@ def _on_cpu(result: Result) -> Result:
     result["cost"]["basis"] = "measured_this_machine"
     result["responses"] = PARTS.sequential()
     result["detail"] |= {"graded": [], "graded_reason": "answers_not_generated"}
+    result["detail"] |= {"answers": None, "answers_reason": "answers_not_generated"}
+    result["answer_samples"] = None
     result["passages"] = PARTS.passages(with_text=False)
     return result
 
@@ -148,6 +150,7 @@ def no_go() -> Result:
             {"code": "use_lower_threshold", "params": {}},
         ],
     }
+    result["rivals"][1] |= {"reason": "rival_saves_less", "timing": PARTS.int8_timing()}
     result["responses"]["load_test"] |= {"is_at_target": False, "offered_per_s": 0.5}
     result["responses"]["tpot_s"]["skip"]["p99"] = None
     result["data"]["test_openings"] = 2
@@ -272,6 +275,8 @@ def hostile(offset: int) -> Result:
     fill(result["hashes"], "corpus")
     fill(result["run"]["mlflow"], "tracking_uri", "experiment")
     result["plan"] = {"registered": {f"a.{next(strings)}": next(strings)}, "deviations": list(HOSTILE)}
+    for sample in result["answer_samples"]:
+        fill(sample, "id", "question", "reference", "dense", "skip")
     for passage in result["passages"]:
         fill(passage, "id", "language")
         passage["tokens"] = [next(strings) for _ in range(passage["n_tokens"])]
