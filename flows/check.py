@@ -24,12 +24,15 @@ from flows.ingest import load_names, read
 from flows.load_test import load, planned_path
 from flows.questions import Question, load_questions, select_items
 from flows.settings import Settings, background_source, base_source, has_cuda, price_path, resolve
-from flows.terms import Term, load_glossary
+from flows.terms import Term, load_glossary, read_glossary
 from kpis.errors import KpiError
 from kpis.planning import MAX_ITEMS, items_for_power
 from kpis.prices import load_prices, stale_state
 
 T = TypeVar("T")
+
+MAX_FAULTS = 20
+"""Faulty lines of the questions that a check tells; each takes another reading of the file."""
 
 SAMPLE_BYTES = 64 * 10**6
 """A folder that holds more is not read whole by a check. [bytes]"""
@@ -97,8 +100,8 @@ def examine(settings: Settings, settings_path: Path, report: Report = lambda _: 
     attempt = found.attempt
     found.read = attempt(lambda: _read(settings, settings_path, report), None)
     attempt(lambda: _check_background(settings, settings_path), None)
-    found.terms = attempt(lambda: _terms(settings, settings_path), [])
-    found.questions = attempt(lambda: _questions(settings, settings_path), [])
+    found.terms = attempt(lambda: _all_terms(settings, settings_path, found.problems), [])
+    found.questions = attempt(lambda: _all_questions(settings, settings_path, found.problems), [])
     found.warnings += attempt(lambda: _check_prices(settings, settings_path), [])
     attempt(lambda: _check_load_test(settings, settings_path), None)
     attempt(lambda: _check_model(settings, settings_path), None)
@@ -150,6 +153,44 @@ def _terms(settings: Settings, settings_path: Path) -> list[Term]:
 def _questions(settings: Settings, settings_path: Path) -> list[Question]:
     name = settings.corpus.questions
     return [] if name is None else load_questions(resolve(settings_path, name))
+
+
+def _all_terms(settings: Settings, settings_path: Path, problems: list[PocError | KpiError]) -> list[Term]:
+    """Return the terms whose rows are right; every other row becomes a problem."""
+    name = settings.corpus.glossary
+    terms, faults = ([], []) if name is None else read_glossary(resolve(settings_path, name))
+    problems += faults
+    return terms
+
+
+def _all_questions(settings: Settings, settings_path: Path, problems: list[PocError | KpiError]) -> list[Question]:
+    """Return the questions whose lines are right; every other line becomes a problem.
+
+    A line with a fault is left empty and the file read again, so that all other lines keep their numbers.
+
+    Raises:
+        PocError: The file cannot be read, or has more than ``MAX_FAULTS`` faults.
+    """
+    name = settings.corpus.questions
+    if name is None:
+        return []
+    path = resolve(settings_path, name)
+    with tempfile.TemporaryDirectory(prefix="skip-poc-check-") as place:
+        readable = path
+        for _ in range(MAX_FAULTS):
+            try:
+                return load_questions(readable)
+            except PocError as error:
+                where, _, number = error.where.rpartition(":")
+                if where != str(readable) or not number.isdecimal():
+                    raise PocError(error.what, where=str(path), todo=error.todo) from error
+                problems.append(PocError(error.what, where=f"{path}:{number}", todo=error.todo))
+                lines = readable.read_text(encoding="utf-8").split("\n")
+                lines[int(number) - 1] = ""
+                readable = Path(place) / "questions.jsonl"
+                readable.write_text("\n".join(lines), "utf-8")
+    raise PocError(f"expected questions, got faults in {MAX_FAULTS} lines and perhaps in more", where=str(path),
+                   todo="correct these lines and check again")  # fmt: skip
 
 
 def _check_prices(settings: Settings, settings_path: Path) -> list[str]:

@@ -15,10 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from flows.corpus.background import background_texts, check_background
 from flows.corpus.clean import CleanConfig, language_of
+from flows.corpus.contamination import NgramOverlap
 from flows.corpus.limits import Limits
 from flows.corpus.manifest import check_readable, corpus_sha256, reasons_text, totals, write_manifest
 from flows.corpus.manifest import writing_atomically as writing
@@ -192,15 +195,16 @@ def ingest(
         ]
         boilerplate = set() if boilerplate_share is None else boilerplate_lines(corpus, reading, boilerplate_share)
         out_dir.mkdir(parents=True, exist_ok=True)
+        ngrams = NgramOverlap()
         with writing(out_dir / "documents.jsonl") as file:
             lines = write_documents(
-                corpus, placed, Writing(reading.parts, terms, boilerplate, min_characters), n_workers, report
+                corpus, placed, Writing(reading.parts, terms, boilerplate, min_characters), n_workers, report, ngrams
             )
             rows, dropped = _write(file, corpus, lines)
             _check_split(rows, {"test": test_share, "validation": validation_share}, corpus_dir)
-            mixed_in = _write_background(file, background, background_share, rows, terms, seed)
+            mixed_in = _write_background(file, background, background_share, rows, terms, seed, ngrams)
         reading.parts.forget_all_but({read.part for read in corpus.reads})
-    overlap, contamination = overlaps(out_dir / "documents.jsonl")
+    overlap, contamination = overlaps(ngrams)
     for row in rows:
         row["overlap"] = overlap.get(row["source"])
     rejected = sorted([*corpus.rejected, *dropped], key=lambda entry: entry.source)
@@ -252,7 +256,7 @@ def _check_split(rows: Sequence[Mapping[str, Any]], shares: Mapping[str, float],
 
 
 def _write(
-    file: TextIO, corpus: Corpus, lines: Iterator[tuple[Placed, Written | None]]
+    file: BinaryIO, corpus: Corpus, lines: Iterator[tuple[Placed, Written | None]]
 ) -> tuple[list[dict[str, Any]], list[Rejected]]:
     """Write the documents; return their manifest rows, and what was left out while writing."""
     sha256 = [read.sha256 for read in corpus.reads for row in read.rows if corpus.is_used(row)]
@@ -286,7 +290,13 @@ def _write(
 
 
 def _write_background(
-    file: TextIO, source: str | None, share: float, rows: Sequence[Mapping[str, Any]], terms: Sequence[Term], seed: int
+    file: BinaryIO,
+    source: str | None,
+    share: float,
+    rows: Sequence[Mapping[str, Any]],
+    terms: Sequence[Term],
+    seed: int,
+    ngrams: NgramOverlap,
 ) -> dict[str, int]:
     """Write general text in the languages of the training text; return how much was wanted and how much there was."""
     if source is None:
@@ -300,6 +310,9 @@ def _write_background(
     n_documents = n_characters = 0
     for text in background_texts(n_wanted, seed, source, shares):
         name = f"{BACKGROUND}/{text.source}"
-        file.write(written(text.text, Placed(name, language_of(text.text), "train", name), matcher).line)
+        place = Placed(name, language_of(text.text), "train", name)
+        line = written(text.text, place, matcher, place.language, ngrams.limit)
+        ngrams.add_train(np.frombuffer(line.ngrams, dtype=np.uint64))
+        file.write(line.line)
         n_documents, n_characters = n_documents + 1, n_characters + len(text.text)
     return {"n_documents": n_documents, "n_characters": n_characters, "n_wanted": n_wanted}

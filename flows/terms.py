@@ -16,7 +16,17 @@ import numpy as np
 from flows.errors import PocError
 from flows.scan import Beginnings, Scan, matches
 
-__all__ = ["COLUMNS", "EXTRA_COLUMNS", "KINDS", "Span", "Term", "TermMatcher", "find_spans", "load_glossary"]
+__all__ = [
+    "COLUMNS",
+    "EXTRA_COLUMNS",
+    "KINDS",
+    "Span",
+    "Term",
+    "TermMatcher",
+    "find_spans",
+    "load_glossary",
+    "read_glossary",
+]
 
 COLUMNS = ("term", "language", "reading", "aliases", "weight", "must_not_skip", "note", "kind")
 EXTRA_COLUMNS = ("score", "count", "documents")
@@ -73,7 +83,11 @@ _NUMBER_WORDS = (
     "hundred", "thousand", "million", "billion",
 )  # fmt: skip
 _NUMERIC_BEGINNINGS = Beginnings("0123456789０１２３４５６７８９¥￥$€£一二三四五六七八九十百千", _NUMBER_WORDS)
-_NEGATION_BEGINNINGS = Beginnings("まなず不禁", ("not", "never", "no", "none", "neither", "nor", "without", "cannot"))
+_NEGATION_BEGINNINGS = Beginnings(
+    "ず",
+    ("not", "never", "no", "none", "neither", "nor", "without", "cannot"),
+    ("ませ", "ない", "なか", "なく", "なけ", "不可", "禁止"),
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,19 @@ def load_glossary(path: Path) -> list[Term]:
 
     Raises:
         PocError: The file cannot be read, a column is missing or unknown, a cell has a wrong value, or a term
-            appears twice for one language. The message names the row and the column.
+            appears twice for one language. The message names the first such row and the column.
+    """
+    terms, faults = read_glossary(path)
+    if faults:
+        raise faults[0]
+    return terms
+
+
+def read_glossary(path: Path) -> tuple[list[Term], list[PocError]]:
+    """Return the terms of the rows of a glossary that are right, and the first fault of each other row.
+
+    Raises:
+        PocError: The file cannot be read, or its header is not that of a glossary.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -120,21 +146,27 @@ def load_glossary(path: Path) -> list[Term]:
             f"the glossary cannot be read: {error}", where=str(path), todo="give a CSV file in UTF-8"
         ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    terms: list[Term] = []
+    faults: list[PocError] = []
+    first_row: dict[tuple[str, str], int] = {}
     try:
         header = tuple(reader.fieldnames or ())
         if len(set(header)) != len(header) or set(header) - set(EXTRA_COLUMNS) != set(COLUMNS):
             raise _bad(path, 1, "header", ", ".join(COLUMNS), ", ".join(header) or "nothing")
-        terms: list[Term] = []
-        first_row: dict[tuple[str, str], int] = {}
         for row in reader:
-            term = _term(row, path, reader.line_num)
-            first = first_row.setdefault((term.term, term.language), reader.line_num)
-            if first != reader.line_num:
-                raise _bad(path, reader.line_num, "term", f"a term that is not in row {first} already", term.term)
-            terms.append(term)
+            try:
+                term = _term(row, path, reader.line_num)
+                first = first_row.setdefault((term.term, term.language), reader.line_num)
+                if first != reader.line_num:
+                    raise _bad(path, reader.line_num, "term", f"a term that is not in row {first} already", term.term)
+            except PocError as fault:
+                faults.append(fault)
+            else:
+                terms.append(term)
     except csv.Error as error:
-        raise _bad(path, reader.line_num, "row", "a well-formed CSV row", str(error)) from error
-    return terms
+        # what comes behind a quotation mark without end cannot be told apart
+        faults.append(_bad(path, reader.line_num, "row", "a well-formed CSV row", str(error)))
+    return terms, faults
 
 
 def _bad(path: Path, row: int, column: str, expected: str, got: str) -> PocError:

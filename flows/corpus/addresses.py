@@ -7,7 +7,8 @@ a place, not an address. An English one needs house number, street, and a town, 
 import re
 from collections.abc import Iterator
 
-from flows.corpus.windows import Span
+from flows.corpus.places import Places
+from flows.corpus.windows import Span, matches
 
 __all__ = ["find_addresses"]
 
@@ -74,22 +75,21 @@ _PO_BOX = re.compile(
 )
 
 
-def find_addresses(text: str) -> Iterator[Span]:
+def find_addresses(text: str, places: Places) -> Iterator[Span]:
     """Addresses of a piece of text with half-width digits; spans may overlap."""
-    if not text.isascii():
-        yield from _japanese(text)
-    for match in _ENGLISH.finditer(text):
+    yield from _japanese(text, places)
+    for match in matches(_ENGLISH, text, places.figures):
         is_placed = match["unit"] or match["code"] or _TOWN_EN.match(text, match.end())
         if is_placed or _ADDRESS_WORD_EN.search(text[max(0, match.start() - 48) : match.start()]):
             town = None if match["code"] else _TOWN_EN.match(text, match.end())
             yield match.start(), town.end() if town else match.end(), "POSTAL_ADDRESS"
-    if "Box" in text:
+    if places.words and "Box" in text:
         for match in _PO_BOX.finditer(text):
             yield *match.span(), "POSTAL_ADDRESS"
 
 
-def _japanese(text: str) -> Iterator[Span]:
-    for match in _JAPANESE.finditer(text):
+def _japanese(text: str, places: Places) -> Iterator[Span]:
+    for match in matches(_JAPANESE, text, places.towns):
         window = max(0, match.start() - 32)
         left = _LEFT.search(text[window : match.start()])
         if left is None:
@@ -102,6 +102,5 @@ def _japanese(text: str) -> Iterator[Span]:
         is_short = is_full and not has_hiragana and len(town) <= 12
         if (is_marked or is_short) and not _NOT_TOWNS.search(plain):
             yield window + left.start(), match.end(), "POSTAL_ADDRESS"
-    if "〒" in text:
-        for match in _ZIP.finditer(text):
-            yield *match.span(), "POSTAL_ADDRESS"
+    for match in matches(_ZIP, text, places.postal_marks):
+        yield *match.span(), "POSTAL_ADDRESS"

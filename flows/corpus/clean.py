@@ -11,12 +11,15 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from flows.corpus.paragraphs import join_wrapped_lines
 from flows.corpus.running_lines import join_pages
+from flows.corpus.squeezed import clinging_characters
+from flows.scan import BEYOND, basic_plane
 
 __all__ = ["CleanConfig", "LineCounts", "clean", "drop_lines", "language_of"]
 
@@ -36,6 +39,9 @@ _PILED_MARKS = re.compile(f"({_MARK}{{30}}){_MARK}+")
 _HALF_WIDTH_KANA = re.compile("[\uff61-\uff9f]+")
 _KEEPS_ITS_FORM = "²³¹¼½¾⁰ⁱ⁴-ⁿ₀-ₜ⅐-⅟↉①-⓿❶-➓㉑-㉟㊱-㊿"
 _NFKC = re.compile(f"[^\x00-\x7f{_KEEPS_ITS_FORM}]+")
+_NEEDS_LINE_ENDS, _NEEDS_BLANKS, _NEEDS_FEWER_MARKS, _NEEDS_KANA, _NEEDS_NFKC, _NEEDS_NFC = (
+    1 << bit for bit in range(6)
+)
 _JAPANESE = ((0x3005, 0x3005), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF))
 
 
@@ -58,8 +64,7 @@ def clean(text: str, config: CleanConfig) -> str:
     """Clean text with line feeds and exactly one at its end; one line feed if nothing is left."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x0b", "\n")
     if not text.isascii():
-        text = _LINE_END.sub("\n", text)
-        text = _one_form(_INVISIBLE.sub("", text).replace("\xa0", " "), config)
+        text = _one_form(text, config)
     text = "\n".join([line.rstrip() for line in text.split("\n")]) if "\f" not in text else _without_pages(text, config)
     text = _one_blank_line(text)
     if config.unwrap_lines:
@@ -74,13 +79,44 @@ def _one_blank_line(text: str) -> str:
 
 
 def _one_form(text: str, config: CleanConfig) -> str:
-    # sorting marks takes time with the square of their number; Unicode's stream-safe text has 30 in a row at most
-    text = _PILED_MARKS.sub(r"\1", text)
-    if config.half_width_kana:
+    # most texts need few of the steps; one look-up per character says which
+    needs = int(np.bitwise_or.reduce(np.take(_needs(), basic_plane(text))))
+    if needs & _NEEDS_LINE_ENDS:
+        text = _LINE_END.sub("\n", text)
+    if needs & _NEEDS_BLANKS:
+        text = _INVISIBLE.sub("", text).replace("\xa0", " ")
+    if needs & _NEEDS_FEWER_MARKS:
+        # sorting marks takes time with the square of their number; Unicode's stream-safe text has 30 in a row at most
+        text = _PILED_MARKS.sub(r"\1", text)
+    if config.half_width_kana and needs & _NEEDS_KANA:
         text = _HALF_WIDTH_KANA.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
-    if config.nfkc:
+    if config.nfkc and needs & _NEEDS_NFKC:
         text = _NFKC.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text) if needs & _NEEDS_NFC else text
+
+
+@functools.cache
+def _needs() -> npt.NDArray[np.uint8]:
+    """Per character of the basic plane the steps that may change it; what lies beyond needs the forms of Unicode."""
+    needs = np.zeros(BEYOND + 1, dtype=np.uint8)
+    every = "".join(map(chr, range(0x80, BEYOND)))
+    for pattern, flag in (
+        (_LINE_END, _NEEDS_LINE_ENDS),
+        (re.compile(f"{_INVISIBLE.pattern}|\xa0"), _NEEDS_BLANKS),
+        (re.compile(_MARK), _NEEDS_FEWER_MARKS),
+        # the voiced marks of kana join with what stands before them
+        (_HALF_WIDTH_KANA, _NEEDS_KANA | _NEEDS_NFC | _NEEDS_NFKC),
+    ):
+        needs[[ord(match.group()) for character in every for match in [pattern.match(character)] if match]] |= flag
+    forms: tuple[tuple[Literal["NFC", "NFKC"], int], ...] = (("NFC", _NEEDS_NFC), ("NFKC", _NEEDS_NFKC))
+    for form, flag in forms:
+        # a null has no part in composition and ordering, so each character changes as if it were alone
+        changed = unicodedata.normalize(form, "\0".join(every)).split("\0")
+        pairs = zip(every, changed, strict=True)
+        needs[[ord(character) for character, alone in pairs if character != alone]] |= flag
+    needs[[ord(character) for character in clinging_characters()]] |= _NEEDS_NFC | _NEEDS_NFKC
+    needs[BEYOND] = _NEEDS_NFC | _NEEDS_NFKC
+    return needs
 
 
 def _without_pages(text: str, config: CleanConfig) -> str:
@@ -92,8 +128,7 @@ def language_of(text: str) -> str:
     """Return ``ja`` when kana and kanji make up at least ``JAPANESE_SHARE`` of the letters, otherwise ``en``."""
     if text.isascii():
         return "en"
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    kinds = _letters()[np.minimum(codes, len(_letters()) - 1)]
+    kinds = np.take(_letters(), basic_plane(text))
     n_letters, n_japanese = int(np.count_nonzero(kinds & 1)), int(np.count_nonzero(kinds & 2))
     return "ja" if n_japanese >= max(JAPANESE_SHARE * n_letters, 1) else "en"
 

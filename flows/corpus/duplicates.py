@@ -15,27 +15,22 @@ sqrt(J (1 - J) / N_VALUES), 0.0177 at J = 0.8. Pairs are joined from ``ACCEPT`` 
 at J = 0.8 exactly 97.7 % are joined, of pairs at J <= 0.7 fewer than 1 in 1,000.
 """
 
-import hashlib
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from flows.corpus.squeezed import Codes, mix, ngram_hashes
 
 __all__ = [
     "NEAR_DUPLICATE",
     "cluster",
     "distinct",
-    "exact_hash",
-    "ngram_hashes",
     "page_key",
     "signature",
     "similarity",
-    "squeeze",
 ]
 
 NEAR_DUPLICATE = 0.8
@@ -55,8 +50,8 @@ UInt64 = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.intp]
 
 _EMPTY = np.uint64(2**64 - 1)
-_KEPT = 24 * N_VALUES
-"""Smallest hashes of a long text that are looked at: at 24 per bin an empty bin is next to impossible."""
+_KEPT = 14 * N_VALUES
+"""Smallest hashes of a long text that are looked at first: at 14 per bin one text in 2,300 has an empty bin."""
 _AT_ONCE = 16 * N_VALUES
 """Hashes of all rounds of a short text that are computed at a time."""
 _PAIRS = 1 << 14
@@ -64,16 +59,6 @@ _PAIRS = 1 << 14
 
 _LANGUAGE_MARK = re.compile(r"[._-](?:ja|jp|en)$", re.IGNORECASE)
 _LANGUAGE_FOLDERS = {"ja", "jp", "en"}
-
-
-def squeeze(text: str) -> str:
-    """Text for comparison: no white space, one width, one case."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def exact_hash(text: str) -> str:
-    """SHA-256 of the squeezed text in hexadecimal: equal for texts that differ in white space, width or case only."""
-    return hashlib.sha256(squeeze(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def page_key(source: str) -> str:
@@ -87,40 +72,9 @@ def page_key(source: str) -> str:
 
 
 def _mixed(hashes: UInt64) -> UInt64:
-    """Bijection on 64 bits after which every bit depends on every bit (finalizer of splitmix64)."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
-
-
-def ngram_hashes(squeezed: str, width: int) -> UInt64:
-    """One 64-bit hash for each run of ``width`` characters, in the order of the text; empty if it is shorter.
-
-    The hash of 2w characters is made of those of its halves, so the time grows with log(width).
-    """
-    codes = np.frombuffer(squeezed.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    if len(codes) < width:
-        return np.zeros(0, dtype=np.uint64)
-    power = codes.astype(np.uint64)
-    result: UInt64 | None = None
-    done, length = 0, 1
-    while True:
-        if width & length:
-            result = power if result is None else _joined(result, power, done, length)
-            done += length
-        if done == width:
-            break
-        power = _joined(power, power, length, length)
-        length *= 2
-    return _mixed(result) if result is not None else power
-
-
-def _joined(left: UInt64, right: UInt64, n_left: int, n_right: int) -> UInt64:
-    """Hashes of ``n_left + n_right`` characters from those of the left and of the right part."""
-    factor = np.uint64(pow(0x9E3779B97F4A7C15, n_right, 2**64))
-    n = min(len(left), len(right) - n_left)
-    # unsigned overflow is the modulus of the polynomial hash
-    return left[:n] * factor + right[n_left : n_left + n]
+    mixed = hashes.copy()
+    mix(mixed, np.empty_like(mixed))
+    return mixed
 
 
 def distinct(hashes: UInt64) -> UInt64:
@@ -137,9 +91,9 @@ def _fill(keys: UInt64, hashes: UInt64, rounds: UInt64) -> None:
     np.minimum.at(keys, bins.ravel(), ((rounds << np.uint64(48)) | (hashes >> np.uint64(16))).ravel())
 
 
-def signature(text: str) -> UInt64 | None:
-    """Sketch of a text as ``N_VALUES / 4`` words, or None if it is shorter than one shingle."""
-    hashes = ngram_hashes(squeeze(text), SHINGLE)
+def signature(codes: Codes) -> UInt64 | None:
+    """Sketch of a squeezed text as ``N_VALUES / 4`` words, or None if it is shorter than one shingle."""
+    hashes = ngram_hashes(codes, SHINGLE)
     if len(hashes) == 0:
         return None
     keys = np.full(N_VALUES, _EMPTY)
@@ -171,6 +125,10 @@ def similarity(a: UInt64, b: UInt64) -> npt.NDArray[np.float64]:
 
 def _labels(n: int, edges: tuple[Index, Index]) -> Index:
     """Number of the connected component of each of ``n`` documents."""
+    # here, since the processes that read and write make signatures only, and it takes a third of their start
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(edges[0]), dtype=np.bool_), edges), shape=(n, n))
     labels: Index = connected_components(graph, directed=False)[1].astype(np.intp)
     return labels

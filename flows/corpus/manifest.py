@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from flows.corpus.split import SPLITS
 from flows.corpus.types import Rejected
@@ -116,11 +116,11 @@ def totals(rows: Sequence[Mapping[str, Any]], rejected: Sequence[Rejected], kind
 
 
 @contextmanager
-def writing_atomically(path: Path) -> Iterator[TextIO]:
+def writing_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when all of it is on the disk."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -133,13 +133,17 @@ def writing_atomically(path: Path) -> Iterator[TextIO]:
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write a manifest as JSON, with one line for each entry of its lists."""
     with writing_atomically(path) as file:
-        file.write("{")
-        for number, (key, value) in enumerate(manifest.items()):
-            file.write(f"{',' if number else ''}\n{json.dumps(key)}: ")
-            if isinstance(value, list):
-                lines = (json.dumps(entry, ensure_ascii=False) for entry in value)
-                file.writelines(("\n, " if index else "[ ") + line for index, line in enumerate(lines))
-                file.write("]" if value else "[]")
-            else:
-                file.write(json.dumps(value, ensure_ascii=False, indent=1))
-        file.write("\n}\n")
+        file.writelines(text.encode() for text in _json_with_lines(manifest))
+
+
+def _json_with_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+    yield "{"
+    for number, (key, value) in enumerate(manifest.items()):
+        yield f"{',' if number else ''}\n{json.dumps(key)}: "
+        if isinstance(value, list):
+            for index, entry in enumerate(value):
+                yield ("\n, " if index else "[ ") + json.dumps(entry, ensure_ascii=False)
+            yield "]" if value else "[]"
+        else:
+            yield json.dumps(value, ensure_ascii=False, indent=1)
+    yield "\n}\n"

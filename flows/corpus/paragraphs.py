@@ -44,11 +44,12 @@ def join_wrapped_lines(text: str) -> str:
     Each joined paragraph is set off by empty lines. What is between code fences stays as it is.
     """
     words = set(text.split()) if "-\n" in text else set()
+    has_fences = any(fence in text for fence in _FENCES)
     blocks = []
     fenced = False
     for block in text.strip("\n").split("\n\n"):
         n_fences = 0
-        if any(fence in block for fence in _FENCES):
+        if has_fences:
             n_fences = sum(line.lstrip().startswith(_FENCES) for line in block.split("\n"))
         if fenced or n_fences:
             fenced ^= n_fences % 2 == 1

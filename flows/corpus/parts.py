@@ -1,7 +1,8 @@
 """Files that were read before: per file the cleaned and masked texts, so that a second run reads only what is new.
 
 A part is named by the hash of the file's bytes and its suffix, in a folder named by the settings that decide the
-text. Its first line holds the rows, each further line one text as JSON. What is written here is masked already.
+text. Its first line holds the rows and the size of each text; the texts follow, one after the other, in UTF-8. What
+is written here is masked already.
 """
 
 import contextlib
@@ -89,7 +90,7 @@ class Parts:
     def find(self, source: str, sha256: str, part: str) -> ReadFile | None:
         """Return what is known of a file that was read before, or None."""
         try:
-            with self._path(part).open(encoding="utf-8") as file:
+            with self._path(part).open("rb") as file:
                 head = json.loads(file.readline())
         except FileNotFoundError:
             return None
@@ -107,17 +108,17 @@ class Parts:
         path = self._path(read.part)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for line in ({"rows": rows, "rejected": rejected}, *texts):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        raw = [text.encode() for text in texts]
+        head = {"rows": rows, "rejected": rejected, "sizes": list(map(len, raw))}
+        with partial.open("wb") as file:
+            file.writelines((json.dumps(head, ensure_ascii=False).encode() + b"\n", *raw))
         os.replace(partial, path)
 
     def texts(self, part: str) -> Iterator[str]:
         """Yield the texts of a part, in the order of its rows."""
-        with self._path(part).open(encoding="utf-8") as file:
-            file.readline()
-            for line in file:
-                yield json.loads(line)
+        with self._path(part).open("rb") as file:
+            for size in json.loads(file.readline())["sizes"]:
+                yield file.read(size).decode()
 
     def forget_all_but(self, used: set[str]) -> None:
         """Remove the parts of files that are gone, and those of other settings: no text outlives its file here."""

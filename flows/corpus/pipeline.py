@@ -7,14 +7,12 @@ Texts pass through one at a time; in memory stay one row per text and one name p
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +24,7 @@ from flows.corpus.manifest import overlooked
 from flows.corpus.names import source_of
 from flows.corpus.parts import ReadFile, Row
 from flows.corpus.pool import ordered_map
-from flows.corpus.tasks import Placed, Places, Reading, Writing, Written
+from flows.corpus.tasks import Part, Placed, Places, Reading, Writing, Written
 from flows.corpus.types import FileRef, Rejected
 
 __all__ = [
@@ -210,7 +208,12 @@ def boilerplate_lines(corpus: Corpus, reading: Reading, min_share: float) -> set
 
 
 def write_documents(
-    corpus: Corpus, placed: Iterable[Placed], writing: Writing, n_workers: int, report: Report
+    corpus: Corpus,
+    placed: Iterable[Placed],
+    writing: Writing,
+    n_workers: int,
+    report: Report,
+    ngrams: NgramOverlap | None = None,
 ) -> Iterator[tuple[Placed, Written | None]]:
     """Yield the line of every used text, in the order of the rows; None for one that could not be written.
 
@@ -220,53 +223,39 @@ def write_documents(
         writing: How parts become lines.
         n_workers: Processes.
         report: Told how far the writing is.
+        ngrams: Given the n-grams of every line for the check of contamination; None makes none.
     """
     places = iter(placed)
     reads = [read for read in corpus.reads if any(map(corpus.is_used, read.rows))]
     of_bytes = sum(row.n_bytes for read in reads for row in read.rows)
     under_way: deque[tuple[ReadFile, Places]] = deque()
 
-    def jobs() -> Iterator[tuple[str, Places]]:
+    def jobs() -> Iterator[Part]:
         for read in reads:
             own = tuple(next(places) if corpus.is_used(row) else None for row in read.rows)
             under_way.append((read, own))
-            yield read.part, own
+            yield Part(read.part, own, None if ngrams is None else ngrams.limit)
 
     n_files = n_bytes = 0
-    for lines in ordered_map(writing, jobs(), n_workers, lambda job: [None] * len(job[1])):
+    for lines in ordered_map(writing, jobs(), n_workers, lambda job: [None] * len(job.places)):
         read, own = under_way.popleft()
         for place, line in zip(own, lines, strict=True):
             if place is not None:
+                if ngrams is not None and line is not None and line.line:
+                    ngrams.add(place.split, place.source, np.frombuffer(line.ngrams, dtype=np.uint64))
                 yield place, line
         n_files, n_bytes = n_files + 1, n_bytes + sum(row.n_bytes for row in read.rows)
         report(Done("write", n_files, len(reads), n_bytes, of_bytes))
 
 
-def overlaps(documents: Path) -> tuple[dict[str, float | None], dict[str, float | int | None]]:
-    """Return how much of each test document stands in training text word for word, and the sums over all of them.
-
-    Args:
-        documents: The file of all documents, background text included; it is read twice.
-    """
-    ngrams = NgramOverlap()
-    for record in _records(documents, "train"):
-        ngrams.add_train(record["text"])
-    shares: dict[str, float | None] = {}
-    n_found = n_all = 0
-    for record in _records(documents, "test"):
-        found, looked_at = ngrams.counts(record["text"])
-        shares[record["document_id"]] = found / looked_at if looked_at else None
-        n_found, n_all = n_found + found, n_all + looked_at
+def overlaps(ngrams: NgramOverlap) -> tuple[dict[str, float | None], dict[str, float | int | None]]:
+    """Return how much of each test document stands in training text word for word, and the sums over all of them."""
+    counts = ngrams.counts()
+    shares = {name: found / looked_at if looked_at else None for name, (found, looked_at) in counts.items()}
+    n_found, n_all = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0)
     return shares, {
         "share": n_found / n_all if n_all else None,
         "max_share": max((share for share in shares.values() if share is not None), default=None),
         "n_ngrams": n_all,
         "sampled_share": ngrams.sampled_share,
     }
-
-
-def _records(documents: Path, split: str) -> Iterator[dict[str, Any]]:
-    with documents.open(encoding="utf-8") as file:
-        for line in file:
-            if f'"split": "{split}"' in line.partition('"text": ')[0]:
-                yield json.loads(line)

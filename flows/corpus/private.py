@@ -5,16 +5,16 @@ find and how much of it is right is measured on labelled sentences (``private_re
 nothing.
 """
 
+import functools
 import re
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 from flows.corpus.addresses import find_addresses
 from flows.corpus.person_names import NameList
+from flows.corpus.places import Places, Plain
 from flows.corpus.private_numbers import find_numbers, names_my_number
 from flows.corpus.secret_patterns import find_private_keys, find_secrets
 from flows.corpus.windows import Span
@@ -39,9 +39,6 @@ _MASKED = re.compile(rf"\[(?:{'|'.join(TYPES)})\]")
 _CHUNK = 4096
 """Masking looks at pieces of about this length, cut at empty lines. [characters]"""
 
-_FULL_WIDTH = np.array([chr(code + 0xFEE0) not in "！＂＇，；＜＞？［＼］｛｜｝～" for code in range(0x21, 0x7F)])
-_TO_HALF_WIDTH = np.where(_FULL_WIDTH, 0xFEE0, 0).astype(np.uint32)
-
 _AT = re.compile(r"@(?P<domain>(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24})(?![A-Za-z0-9@])")
 _LOCAL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}")
 _RESERVED = re.compile(
@@ -60,32 +57,23 @@ def mask(text: str, names: Sequence[str] = ()) -> tuple[str, dict[str, int]]:
         names: Names of persons to mask, as a company lists them (see ``person_names``).
     """
     counts: Counter[str] = Counter()
-    parts = []
-    is_about_my_number = names_my_number(text)
-    for chunk in _chunks(_replaced(text, list(find_private_keys(text)), counts)):
-        masked = chunk
-        # a replaced part may lay bare another one
-        while spans := _spans(masked, names, is_about_my_number=is_about_my_number):
-            masked = _replaced(masked, spans, counts)
-        parts.append(masked)
-    return "".join(parts), dict(counts)
+    is_about_my_number = functools.cache(functools.partial(names_my_number, text))
+    pieces = list(_chunks(_replaced(text, list(find_private_keys(text)), counts)))
+    unfinished = list(range(len(pieces)))
+    # a replaced part may lay bare another one
+    while unfinished:
+        found = _spans_of_pieces([pieces[at] for at in unfinished], names, is_about_my_number)
+        changed = [(at, spans) for at, spans in zip(unfinished, found, strict=True) if spans]
+        for at, spans in changed:
+            pieces[at] = _replaced(pieces[at], spans, counts)
+        unfinished = [at for at, _ in changed]
+    return "".join(pieces), dict(counts)
 
 
 def find(text: str, names: Sequence[str] = ()) -> list[Span]:
     """Private parts of a text in reading order, without overlaps: start, end [characters], type."""
-    return _chosen([*find_private_keys(text), *_spans(text, names, is_about_my_number=names_my_number(text))], text)
-
-
-def shadow(text: str) -> str:
-    """Equally long text in which full-width letters, digits and marks are half-width."""
-    if text.isascii():
-        return text
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).copy()
-    at = np.flatnonzero((codes > 0xFF00) & (codes < 0xFF5F))
-    if len(at) == 0:
-        return text
-    codes[at] -= _TO_HALF_WIDTH[codes[at] - 0xFF01]
-    return codes.tobytes().decode("utf-32-le", "surrogatepass")
+    (spans,) = _spans_of_pieces([text], names, functools.partial(names_my_number, text))
+    return _chosen([*find_private_keys(text), *spans], text)
 
 
 def _chunks(text: str) -> Iterator[str]:
@@ -108,20 +96,29 @@ def _replaced(text: str, spans: Sequence[Span], counts: Counter[str]) -> str:
     return "".join([*parts, text[done:]])
 
 
-def _spans(text: str, names: Sequence[str], *, is_about_my_number: bool) -> list[Span]:
-    plain = shadow(text)
-    spans: list[Span] = []
-    if "@" in plain:
-        spans += _emails(plain)
-    spans += find_secrets(plain)
-    spans += find_addresses(plain)
-    spans += find_numbers(plain, is_about_my_number=is_about_my_number)
-    if names:
-        spans += _name_list(tuple(names)).find(text)
-    return _chosen(spans, text) if spans else spans
+def _spans_of_pieces(
+    pieces: Sequence[str], names: Sequence[str], is_about_my_number: Callable[[], bool]
+) -> Iterator[list[Span]]:
+    """Yield the private parts of each piece of a text; where they can begin is found for all of them at once."""
+    plain = Plain("".join(pieces))
+    bounds = list(accumulate(map(len, pieces), initial=0))
+    for piece, start, end, places in zip(pieces, bounds[:-1], bounds[1:], plain.pieces(bounds), strict=True):
+        spans = _found(plain.text[start:end], places, is_about_my_number) if places.any() else []
+        if names:
+            spans += _name_list(tuple(names)).find(piece)
+        yield _chosen(spans, piece) if spans else spans
 
 
-@lru_cache(maxsize=4)
+def _found(plain: str, places: Places, is_about_my_number: Callable[[], bool]) -> list[Span]:
+    return [
+        *_emails(plain, places.at_signs),
+        *find_secrets(plain, places),
+        *find_addresses(plain, places),
+        *find_numbers(plain, places, is_about_my_number),
+    ]
+
+
+@functools.lru_cache(maxsize=4)
 def _name_list(names: tuple[str, ...]) -> NameList:
     return NameList(names)
 
@@ -141,8 +138,11 @@ def _chosen(spans: Sequence[Span], text: str) -> list[Span]:
     return sorted(chosen)
 
 
-def _emails(text: str) -> Iterator[Span]:
-    for match in _AT.finditer(text):
+def _emails(text: str, at_signs: Sequence[int]) -> Iterator[Span]:
+    for at in at_signs:
+        match = _AT.match(text, at)
+        if match is None:
+            continue
         # read backwards from the sign: forwards, every word of the text would be tried
         local = _LOCAL.match(text[max(0, match.start() - 64) : match.start()][::-1])
         if local is None or _RESERVED.search(match["domain"]) or _NOT_DOMAINS.search(match["domain"]):

@@ -1,13 +1,15 @@
 """Private numbers in text: telephone, My Number, payment card and bank account.
 
-All functions expect text in which full-width digits and marks are half-width already (``private.shadow``).
+All functions expect text in which full-width digits and marks are half-width already (``places.Plain``).
 """
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 
+from flows.corpus.places import Places
 from flows.corpus.private_checks import is_card, is_iban, is_my_number, is_routing_number
-from flows.corpus.windows import Span, windows
+from flows.corpus.windows import Span, matches, windows
 
 __all__ = ["find_numbers", "names_my_number"]
 
@@ -71,10 +73,15 @@ _MY_NUMBER_WORDS = (
     *("マイナンバー", "個人番号", "特定個人情報"),
     *(form for word in _MY_NUMBER_ENGLISH for form in (word, word.capitalize(), word.title(), word.upper())),
 )
-_CARD = re.compile(
-    r"(?<![0-9A-Za-z_.,])(?<![0-9]-)(?:[0-9]{4}([- ]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[0-9]{3}([- ]?)[0-9]{6}\2[0-9]{4,5}"
+_CARD_DIGITS = (
+    r"(?:[0-9]{4}(?P<a>[- ]?)[0-9]{4}(?P=a)[0-9]{4}(?P=a)[0-9]{4}|3[0-9]{3}(?P<b>[- ]?)[0-9]{6}(?P=b)[0-9]{4,5}"
     r"|62[0-9]{14,17})(?![0-9A-Za-z_])(?![-.][0-9A-Za-z])"
 )
+_CARD = re.compile(rf"(?<![0-9A-Za-z_.,])(?<![0-9]-){_CARD_DIGITS}")
+_MY_NUMBER_AND_CARD = re.compile(
+    rf"(?<![0-9A-Za-z_.])(?<![0-9]{_D})(?P<first>[0-9]{{4}}(?P<gap>[- ]?)[0-9]{{4}}(?P=gap)[0-9]{{4}}){_CARD_DIGITS}"
+)
+"""Two columns of a table whose border was lost; both check digits keep other long numbers out."""
 
 _ACCOUNT_JP = re.compile(
     r"(?:普通|当座|貯蓄|定期|口座番号|口座No\.?|\(普\)|\(当\)|普\))(?:預金|口座|番号|No\.?|[ 　:：()第は・、,]){0,6}"
@@ -98,22 +105,45 @@ _ROUTING = re.compile(
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![0-9A-Za-z])")
 
 
-def find_numbers(text: str, *, is_about_my_number: bool) -> Iterator[Span]:
+_ACCOUNTS = (
+    ("普当貯定口", _ACCOUNT_JP),
+    ("記", _ACCOUNT_POST),
+    (("code",), _SORT_CODE),
+    (("rout", "aba", "rtn"), _ROUTING),
+    (("acc", "a/c"), _ACCOUNT_EN),
+)
+"""Patterns of accounts, and what one of stands in lower case in each match: without k, s and i, which other letters
+than their capitals match too."""
+
+
+def find_numbers(text: str, places: Places, is_about_my_number: Callable[[], bool]) -> Iterator[Span]:
     """Telephone, card, bank account and My Numbers; spans may overlap.
 
-    ``is_about_my_number``: the document names My Numbers somewhere; without that twelve digits are never one.
+    Args:
+        text: A piece of text.
+        places: Where patterns are tried in it.
+        is_about_my_number: Whether the document names My Numbers somewhere; without that no twelve digits are one.
     """
-    runs = (match.span() for match in _LONG_RUN.finditer(text))
+    runs = (match.span() for match in matches(_LONG_RUN, text, places.long_numbers))
     for start, end in windows(runs, _AROUND, _AROUND, len(text)):
-        yield from _accounts(text, start, end)
-        if is_about_my_number:
-            for match in _MY_NUMBER.finditer(text, start, end):
-                if is_my_number(_digits(match.group())):
-                    yield *match.span(), "MY_NUMBER"
-        for match in _CARD.finditer(text, start, end):
+        figures = _within(places.figures, start, end)
+        yield from _accounts(text, figures, start, end)
+        for match in matches(_MY_NUMBER, text, figures, end):
+            if is_my_number(_digits(match.group())) and is_about_my_number():
+                yield *match.span(), "MY_NUMBER"
+        for match in matches(_MY_NUMBER_AND_CARD, text, figures, end):
+            first, card = match["first"], text[match.end("first") : match.end()]
+            if is_my_number(_digits(first)) and is_card(_digits(card)) and is_about_my_number():
+                yield *match.span("first"), "MY_NUMBER"
+                yield match.end("first"), match.end(), "CARD"
+        for match in matches(_CARD, text, figures, end):
             if is_card(_digits(match.group())):
                 yield *match.span(), "CARD"
-        yield from _phones(text, start, end)
+        yield from _phones(text, figures, _within(places.opens, start, end), end)
+
+
+def _within(places: Sequence[int], low: int, high: int) -> Sequence[int]:
+    return places[bisect_left(places, low) : bisect_left(places, high)]
 
 
 def names_my_number(text: str) -> bool:
@@ -125,9 +155,12 @@ def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
 
 
-def _phones(text: str, low: int, high: int) -> Iterator[Span]:
-    for pattern in (_PHONE_WORLD, _PHONE_JP, _PHONE_UK, _PHONE_US, _PHONE_BARE):
-        for match in pattern.finditer(text, low, high):
+def _phones(text: str, figures: Sequence[int], opens: Sequence[int], high: int) -> Iterator[Span]:
+    begins = sorted([*figures, *opens]) if opens else figures
+    for pattern, places in (
+        (_PHONE_WORLD, opens), (_PHONE_JP, begins), (_PHONE_UK, begins), (_PHONE_US, begins), (_PHONE_BARE, figures),
+    ):  # fmt: skip
+        for match in matches(pattern, text, places, high):
             start, end = match.span()
             digits = _digits(match.group())
             before = text[max(0, start - 24) : start]
@@ -141,15 +174,18 @@ def _phones(text: str, low: int, high: int) -> Iterator[Span]:
                 yield start, end, "PHONE"
 
 
-def _accounts(text: str, low: int, high: int) -> Iterator[Span]:
-    for pattern in (_ACCOUNT_JP, _ACCOUNT_POST, _SORT_CODE, _ROUTING):
-        for match in pattern.finditer(text, low, high):
-            if pattern is not _ROUTING or is_routing_number(match["n"]):
+def _accounts(text: str, figures: Sequence[int], low: int, high: int) -> Iterator[Span]:
+    around = text[low:high].lower()
+    for words, pattern in _ACCOUNTS:
+        if any(word in around for word in words):
+            for match in pattern.finditer(text, low, high):
+                if pattern is _ROUTING and not is_routing_number(match["n"]):
+                    continue
+                if pattern is _ACCOUNT_EN and not _BANK_WORD.search(text, max(0, match.start() - 80), match.end() + 80):
+                    continue
                 yield *match.span("n"), "BANK_ACCOUNT"
-    for match in _ACCOUNT_EN.finditer(text, low, high):
-        if _BANK_WORD.search(text, max(0, match.start() - 80), match.end() + 80):
-            yield *match.span("n"), "BANK_ACCOUNT"
-    for match in _IBAN.finditer(text, low, high):
+    countries = (figure - 2 for figure in figures if figure - 2 >= low and text[figure - 2 : figure].isupper())
+    for match in matches(_IBAN, text, countries, high):
         end = match.end()
         while end - match.start() >= 15:
             if is_iban(text[match.start() : end].replace(" ", "")):

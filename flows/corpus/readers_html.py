@@ -31,6 +31,7 @@ DATA_TABLES = "table:not(:has(table))"
 _BREAK = "\ufdd0"
 _PARAGRAPH = "\ufdd1"
 _VERBATIM = "\ufdd2"
+_MARKS = (_BREAK, _PARAGRAPH, _VERBATIM)
 _OWN = re.compile("[\ufdd0-\ufdd2]")
 _DECLARED = re.compile(
     rb"""(?i)<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.:-]{1,40})"""
@@ -57,7 +58,7 @@ def read_html(raw: bytes, limits: Limits) -> tuple[str, str]:
 
 def html_text(html: str) -> str:
     """Return the visible text: a line per block, a blank line between paragraphs, tables as rows with bars."""
-    tree = LexborHTMLParser(_OWN.sub("", html))
+    tree = LexborHTMLParser(_OWN.sub("", html) if any(mark in html for mark in _MARKS) else html)
     root, title = tree.root, tree.css_first("head > title")
     heading = " ".join(title.text().split()) if title is not None else ""
     if root is None:
@@ -77,12 +78,14 @@ def html_text(html: str) -> str:
         table.replace_with(_BREAK.join(_rows(table)))
     for node in tree.css(ITEMS):
         node.insert_before(_BREAK)
-    paragraphs = map(_lines, root.text().split(_PARAGRAPH))
-    body = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    paragraphs = [_lines(part) for part in root.text().split(_PARAGRAPH) if part and not part.isspace()]
+    body = "\n\n".join([paragraph for paragraph in paragraphs if paragraph])
     return f"{heading}\n\n{body}" if heading and not body.startswith(heading) else body
 
 
 def _lines(paragraph: str) -> str:
+    if _BREAK not in paragraph and not paragraph.startswith(_VERBATIM):
+        return " ".join(paragraph.split())
     lines = []
     for part in paragraph.split(_BREAK):
         if part.startswith(_VERBATIM):

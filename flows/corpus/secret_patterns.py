@@ -5,8 +5,9 @@ chance; a value after a word such as ``password=`` or ``パスワード：`` is 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from flows.corpus.places import Places
 from flows.corpus.private_checks import is_placeholder, is_random
 from flows.corpus.windows import Span, windows
 
@@ -21,9 +22,6 @@ _KNOWN = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,4096}\.eyJ[A-Za-z0-9_-]{10,8192}(?:\.[A-Za-z0-9_-]{10,4096})?)"
 )
 """Of AWS, GitHub, GitLab, Slack, OpenAI and others like it, Stripe, Google, Hugging Face, npm, PyPI, SendGrid; JWT."""
-_RUN = re.compile(r"[A-Za-z0-9_+/-]{14,}")
-"""What every key has a piece of; most text has few of these, and keys are looked for around them only."""
-_DIGIT = re.compile("[0-9]")
 _BEFORE, _AFTER = 64, 64
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
@@ -37,7 +35,6 @@ _KEY_VALUE = re.compile(
 )
 _KNOWN_EXAMPLE = re.compile(r"(?i)example|123456789|abcdefgh|0000000")
 
-_PASSWORD_HINTS = ("pass", "Pass", "PASS", "pw", "Pw", "PW", "pin", "Pin", "PIN", "パスワード", "暗証番号")
 _PASSWORD_VALUE = re.compile(
     r"""(?P<word>(?i:password|passwd|passphrase|passcode|pass|pwd|pw|pin)|パスワード|暗証番号)"""
     r"""(?:s|[_-][A-Za-z0-9_-]{1,20}|[0-9]{1,2})?["'\])】]{0,2}(?:（[^）\n]{1,12}）|\([^)\n]{1,12}\))?"""
@@ -72,21 +69,21 @@ def find_private_keys(text: str) -> Iterator[Span]:
             yield match.start(), match.end(), "API_KEY"
 
 
-def find_secrets(text: str) -> Iterator[Span]:
+def find_secrets(text: str, places: Places) -> Iterator[Span]:
     """API keys, tokens and passwords of a piece of text; spans may overlap."""
-    runs = (match.span() for match in _RUN.finditer(text) if _DIGIT.search(text, match.start(), match.end()))
-    for start, end in windows(runs, _BEFORE, _AFTER, len(text)):
+    for start, end in windows(places.keys, _BEFORE, _AFTER, len(text)):
         yield from _keys(text, start, end)
-    yield from _passwords_after_words(text)
-    if "://" in text and "@" in text:
+    yield from _passwords_after_words(text, places.hints)
+    if places.at_signs and "://" in text:
         for match in _USER_INFO.finditer(text):
             if not is_placeholder(match["value"]) and not _NOT_PASSWORDS.fullmatch(match["value"]):
                 yield *match.span("value"), "PASSWORD"
-    for mark, pattern in _COMMANDS:
-        if mark in text:
-            for match in pattern.finditer(text):
-                if not is_placeholder(match["value"]):
-                    yield *match.span("value"), "PASSWORD"
+    if places.words:
+        for mark, pattern in _COMMANDS:
+            if mark in text:
+                for match in pattern.finditer(text):
+                    if not is_placeholder(match["value"]):
+                        yield *match.span("value"), "PASSWORD"
 
 
 def _keys(text: str, low: int, high: int) -> Iterator[Span]:
@@ -100,19 +97,8 @@ def _keys(text: str, low: int, high: int) -> Iterator[Span]:
             yield match.start("value"), match.start("value") + len(value), "API_KEY"
 
 
-def _places(text: str, words: tuple[str, ...]) -> Iterator[int]:
-    """Start of every occurrence of the words."""
-    for word in words:
-        if text.isascii() and not word.isascii():
-            continue
-        start = text.find(word)
-        while start >= 0:
-            yield start
-            start = text.find(word, start + len(word))
-
-
-def _passwords_after_words(text: str) -> Iterator[Span]:
-    for start in _places(text, _PASSWORD_HINTS):
+def _passwords_after_words(text: str, hints: Iterable[int]) -> Iterator[Span]:
+    for start in hints:
         match = _PASSWORD_VALUE.match(text, start)
         if match is None:
             continue

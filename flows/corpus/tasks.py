@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flows.corpus.clean import CleanConfig, clean, drop_lines, language_of
-from flows.corpus.duplicates import exact_hash, signature
+from flows.corpus.contamination import COMPARED, ngrams
+from flows.corpus.duplicates import signature
 from flows.corpus.isolate import Reader
 from flows.corpus.limits import Limits
 from flows.corpus.parts import Parts, ReadFile, Row
 from flows.corpus.private import mask
+from flows.corpus.squeezed import exact_hash, squeezed
 from flows.corpus.types import FileRef, Rejected, Text
 from flows.terms import Term, TermMatcher, find_spans
 
-__all__ = ["Placed", "Places", "Reading", "Writing", "Written", "written"]
+__all__ = ["Part", "Placed", "Places", "Reading", "Writing", "Written", "written"]
 
 
 MAX_CHARACTERS = 2**24
@@ -79,7 +81,8 @@ class Reading:
 
 
 def _row(found: Text, text: str, private: dict[str, int], n_bytes: int) -> Row:
-    sketch = signature(text)
+    codes = squeezed(text)
+    sketch = signature(codes)
     return Row(
         source=found.source,
         n_bytes=n_bytes,
@@ -87,7 +90,7 @@ def _row(found: Text, text: str, private: dict[str, int], n_bytes: int) -> Row:
         encoding=found.encoding,
         language=language_of(text),
         n_characters=len(text),
-        text_hash=exact_hash(text),
+        text_hash=exact_hash(codes),
         signature=None if sketch is None else sketch.tobytes(),
         private={kind: n for kind, n in sorted(private.items()) if n},
     )
@@ -108,12 +111,24 @@ Places = tuple[Placed | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One part to write."""
+
+    name: str
+    places: Places
+    limit: int | None
+    """Limit of the hashes of n-grams that are wanted; None for none of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """A text as it goes into documents.jsonl, or, with an empty line, a text that became too short."""
 
-    line: str
+    line: bytes
     n_characters: int
     n_spans: dict[str, int]
+    ngrams: bytes = b""
+    """Hashes of the n-grams of training and test text, 8 bytes each, in order."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +148,28 @@ class Writing:
     min_characters: int
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[tuple[str, Places]], list[Written | None]]]:
+    def open(self) -> Iterator[Callable[[Part], list[Written | None]]]:
         """Return the function that gives the lines of one part."""
         matcher = TermMatcher.from_glossary(self.terms)
         yield functools.partial(self._write, matcher)
 
-    def _write(self, matcher: TermMatcher, job: tuple[str, Places]) -> list[Written | None]:
-        part, places = job
+    def _write(self, matcher: TermMatcher, part: Part) -> list[Written | None]:
         return [
-            None if place is None else self._line(drop_lines(text, self.boilerplate), place, matcher)
-            for place, text in zip(places, self.parts.texts(part), strict=True)
+            None if place is None else self._line(text, place, matcher, part.limit)
+            for place, text in zip(part.places, self.parts.texts(part.name), strict=True)
         ]
 
-    def _line(self, text: str, place: Placed, matcher: TermMatcher) -> Written:
+    def _line(self, read: str, place: Placed, matcher: TermMatcher, limit: int | None) -> Written:
+        text = drop_lines(read, self.boilerplate)
         if len(text) < self.min_characters or not text.strip():
-            return Written("", len(text), {})
-        return written(text, place, matcher)
+            return Written(b"", len(text), {})
+        # without its boilerplate the other language may prevail; the manifest names that of the whole
+        language = place.language if text is read else language_of(text)
+        return written(text, place, matcher, language, limit if place.split in COMPARED else None)
 
 
-def written(text: str, place: Placed, matcher: TermMatcher) -> Written:
-    """Return a text with its critical spans as a line of documents.jsonl."""
+def written(text: str, place: Placed, matcher: TermMatcher, language: str, limit: int | None) -> Written:
+    """Return a text with its critical spans as a line of documents.jsonl, and its n-grams up to a limit if any."""
     spans = find_spans(text, matcher)
     record = {
         "document_id": place.source,
@@ -164,4 +181,5 @@ def written(text: str, place: Placed, matcher: TermMatcher) -> Written:
         "spans": [{"start": s.start, "end": s.end, "kind": s.kind, "term": s.term} for s in spans],
     }
     n_spans = Counter(span.kind for span in spans)
-    return Written(json.dumps(record, ensure_ascii=False) + "\n", len(text), dict(n_spans))
+    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    return Written(line, len(text), dict(n_spans), b"" if limit is None else ngrams(text, language, limit).tobytes())

@@ -1,8 +1,9 @@
 """Places of a text that are worth a close look, so that slow patterns do not run over all of it."""
 
+import re
 from collections.abc import Iterable, Iterator
 
-__all__ = ["Span", "windows"]
+__all__ = ["Span", "matches", "windows"]
 
 Span = tuple[int, int, str]
 """Start (inclusive), end (exclusive) and type of a private part of a text."""
@@ -26,3 +27,21 @@ def windows(hits: Iterable[tuple[int, int]], before: int, after: int, length: in
         high = min(length, end + after)
     if high >= 0:
         yield low, high
+
+
+def matches(
+    pattern: re.Pattern[str], text: str, places: Iterable[int], high: int | None = None
+) -> Iterator[re.Match[str]]:
+    """Yield the matches that begin at one of the places, from left to right and without overlaps.
+
+    Args:
+        pattern: A pattern; it does not match at any other place.
+        text: A text.
+        places: Places in reading order.
+        high: Where the text ends for the pattern; None for its own end.
+    """
+    end, high = 0, len(text) if high is None else high
+    for place in places:
+        if place >= end and (match := pattern.match(text, place, high)) is not None:
+            yield match
+            end = match.end()

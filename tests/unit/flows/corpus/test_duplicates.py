@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from flows.corpus.duplicates import SHINGLE, cluster, exact_hash, ngram_hashes, page_key, signature, similarity, squeeze
+from flows.corpus.duplicates import SHINGLE, cluster, page_key, signature, similarity
+from flows.corpus.squeezed import exact_hash, ngram_hashes, squeezed
 
 KANJI = [chr(code) for code in range(0x4E00, 0x4E00 + 1500)]
 
@@ -20,8 +21,8 @@ def _text(words: list[str]) -> str:
 
 
 def _shingles(text: str) -> set[str]:
-    squeezed = squeeze(text)
-    return {squeezed[i : i + SHINGLE] for i in range(len(squeezed) - SHINGLE + 1)}
+    words = "".join(text.split())
+    return {words[i : i + SHINGLE] for i in range(len(words) - SHINGLE + 1)}
 
 
 def _jaccard(a: str, b: str) -> float:
@@ -49,8 +50,8 @@ def _clusters(texts: dict[str, str]) -> dict[str, str]:
     sources = list(texts)
     names = cluster(
         sources,
-        [signature(texts[source]) for source in sources],
-        [exact_hash(texts[source]) for source in sources],
+        [signature(squeezed(texts[source])) for source in sources],
+        [exact_hash(squeezed(texts[source])) for source in sources],
         [page_key(source) for source in sources],
     )
     return dict(zip(sources, names, strict=True))
@@ -65,7 +66,7 @@ def test_similarity_estimates_jaccard_without_bias(n_words: int) -> None:
         edited = list(words)
         for at in range(0, n_words, 25):
             edited[at] = "changed"
-        a, b = signature(_text(words)), signature(_text(edited))
+        a, b = signature(squeezed(_text(words))), signature(squeezed(_text(edited)))
         assert a is not None
         assert b is not None
         errors.append(float(similarity(a, b)) - _jaccard(_text(words), _text(edited)))
@@ -135,17 +136,17 @@ def test_japanese_near_duplicates_join() -> None:
 @pytest.mark.parametrize("text", ["", " \n", "short", "七文字です。。"])
 def test_a_text_shorter_than_a_shingle_has_no_signature(text: str) -> None:
     """It clusters by its exact hash alone."""
-    assert signature(text) is None
+    assert signature(squeezed(text)) is None
     assert _clusters({"1": text, "2": text + " ", "3": _text(_prose(5))}) == {"1": "1", "2": "1", "3": "3"}
 
 
 @pytest.mark.parametrize("text", ["abcdefgh", "ab" * 20_000, "a" * 100_000, "😀" * 9])
 def test_repetitive_text_has_a_signature(text: str) -> None:
     """One or two different shingles fill a whole signature, the same for every length of the text."""
-    words = signature(text)
+    words = signature(squeezed(text))
     assert words is not None
     assert words.shape == (128,)
-    longer = signature(text + text)
+    longer = signature(squeezed(text + text))
     assert longer is not None
     if len(set(text)) < 3:
         assert float(similarity(words, longer)) == 1.0
@@ -153,7 +154,7 @@ def test_repetitive_text_has_a_signature(text: str) -> None:
 
 def test_signature_does_not_depend_on_the_process() -> None:
     """The first word is always the same, so that signatures kept from an earlier run can be compared."""
-    words = signature("The quick brown fox jumps over the lazy dog.")
+    words = signature(squeezed("The quick brown fox jumps over the lazy dog."))
     assert words is not None
     assert int(words[0]) == 0x9BCDC9DD6F4ACEA1
 
@@ -163,7 +164,7 @@ def test_ngram_hashes_are_those_of_the_substrings() -> None:
     for width in (1, 2, 3, 7, 8, 24, 50):
         text = "".join(random.Random(width).choices("abc", k=400))
         grams = [text[i : i + width] for i in range(len(text) - width + 1)]
-        hashes = ngram_hashes(text, width).tolist()
+        hashes = ngram_hashes(squeezed(text), width).tolist()
         assert len(hashes) == len(grams)
         assert len(set(hashes)) == len(set(grams)) == len(set(zip(hashes, grams, strict=True)))
 

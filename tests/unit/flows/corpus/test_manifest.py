@@ -84,7 +84,7 @@ def test_half_a_file_is_never_seen(tmp_path: Path) -> None:
 
     def fail() -> None:
         with writing_atomically(tmp_path / "a.txt") as file:
-            file.write("half")
+            file.write(b"half")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -10,6 +10,7 @@ import pytest
 
 from flows.corpus import pipeline, tasks
 from flows.corpus.clean import CleanConfig, LineCounts
+from flows.corpus.contamination import NgramOverlap
 from flows.corpus.limits import Limits
 from flows.corpus.parts import Parts
 from flows.corpus.pipeline import Corpus, Done, list_files, overlaps, read_folder, write_documents
@@ -188,19 +189,35 @@ def test_a_crash_of_the_cleaning_costs_one_file(tmp_path: Path) -> None:
 def test_overlap_finds_a_paragraph_that_was_copied(tmp_path: Path) -> None:
     """A test document half of which stands in training has about half its n-grams there; an own one has none."""
     own = [" ".join(f"{word}{i}" for i in range(80)) for word in ("alpha", "beta", "gamma")]
-    rows = [("t", "train", own[0]), ("c", "test", f"{own[0]} {own[1]}"), ("o", "test", own[2]), ("s", "test", "short")]
-    path = tmp_path / "documents.jsonl"
-    lines = [
-        json.dumps({"document_id": name, "language": "en", "split": split, "cluster": name, "text": text})
-        for name, split, text in rows
-    ]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-    shares, total = overlaps(path)
+    split = {"t.txt": "train", "c.txt": "test", "o.txt": "test", "s.txt": "test", "v.txt": "validation"}
+    texts = {
+        "t_txt": own[0],
+        "c_txt": f"{own[0]} {own[1]}",
+        "o_txt": own[2],
+        "s_txt": "short as it is",
+        "v_txt": own[0],
+    }
+    corpus = _read(tmp_path, _folder(tmp_path, **texts))
+    placed = [Placed(row.source, "en", split[row.source], row.source) for row in corpus.rows]
+    ngrams = NgramOverlap()
+    writing = Writing(_reading(tmp_path).parts, (), set(), 10)
+    lines = list(write_documents(corpus, placed, writing, 1, lambda _: None, ngrams))
+    shares, total = overlaps(ngrams)
 
-    assert shares["c"] == pytest.approx(0.5, abs=0.1)
-    assert (shares["o"], shares["s"]) == (0.0, None)
-    assert total["max_share"] == shares["c"]
+    assert len(lines) == 5
+    assert shares["c.txt"] == pytest.approx(0.5, abs=0.1)
+    assert (shares["o.txt"], shares["s.txt"]) == (0.0, None)
+    assert set(shares) == {"c.txt", "o.txt", "s.txt"}
+    assert total["max_share"] == shares["c.txt"]
     assert total["sampled_share"] == 1.0
+
+
+def test_without_test_text_there_is_no_overlap() -> None:
+    """Nothing was looked at, and nothing is said."""
+    shares, total = overlaps(NgramOverlap())
+
+    assert shares == {}
+    assert (total["share"], total["max_share"], total["n_ngrams"]) == (None, None, 0)
 
 
 def test_text_that_lost_its_lines_is_not_written(tmp_path: Path) -> None:
@@ -212,11 +229,11 @@ def test_text_that_lost_its_lines_is_not_written(tmp_path: Path) -> None:
     ((_, line),) = write_documents(corpus, placed, writing, 1, lambda _: None)
 
     assert line is not None
-    assert line.line == ""
+    assert line.line == b""
 
 
 def test_tasks_travel_to_processes(tmp_path: Path) -> None:
     """Everything that the processes are given can be pickled."""
     for task in (_reading(tmp_path), Writing(_reading(tmp_path).parts, (), {1}, 10)):
         assert pickle.loads(pickle.dumps(task)) == task
-    assert tasks.Written("", 0, {}) == pickle.loads(pickle.dumps(tasks.Written("", 0, {})))
+    assert tasks.Written(b"", 0, {}) == pickle.loads(pickle.dumps(tasks.Written(b"", 0, {})))

@@ -254,3 +254,18 @@ def test_a_card_is_masked_whole_where_its_beginning_looks_like_a_my_number() -> 
     masked, counts = mask("個人番号 1234-5678-9018、カード 4111 1111 1111 1111")
     assert masked == "個人番号 [MY_NUMBER]、カード [CARD]"
     assert counts == {"MY_NUMBER": 1, "CARD": 1}
+
+
+@pytest.mark.parametrize("card", ["4111111111111111", "4111 1111 1111 1111", "378282246310005"])
+@pytest.mark.parametrize("number", ["123456789018", "1234-5678-9018"])
+def test_a_card_right_behind_a_my_number_is_told_from_it(number: str, card: str) -> None:
+    """Columns without a gap are two numbers where the document speaks of My Numbers and both check digits are right."""
+    text = f"個人番号とカード: {number}{card}\n"
+
+    assert mask(text) == ("個人番号とカード: [MY_NUMBER][CARD]\n", {"MY_NUMBER": 1, "CARD": 1})
+    for other in (
+        text.replace("個人番号", "注文番号"),
+        text.replace(number, number[:-1] + "9"),
+        text.replace(card, card[:-1] + "9"),
+    ):
+        assert "[MY_NUMBER][CARD]" not in mask(other)[0]
