@@ -18,7 +18,6 @@ from flows import runtime
 from flows.errors import EXIT_CODE, PocError
 from flows.progress import Progress
 from flows.settings import base_source, load_settings, plan_sha256, write_schema
-from flows.store import read_json
 from kpis.errors import KpiError
 from reports.errors import ReportError
 from skipmodel.errors import SkipModelError
@@ -170,13 +169,10 @@ def _bench_model(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from reports.render import write_report
+    from flows import report_command
 
-    result_path = arguments.run_dir / "result.json"
-    result = read_json(result_path)
-    out = arguments.out or arguments.run_dir / f"report.{arguments.lang}.html"
-    write_report(result, out, language=arguments.lang)
-    _say(str(out))
+    for path in report_command.run(arguments):
+        _say(str(path))
     return 0
 
 
@@ -301,10 +297,9 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _add_what_reads_results(commands: Commands) -> None:
-    report = _add(commands, "report", _report, "write the report of a finished run again, also in the other language")
-    report.add_argument("run_dir", type=Path, help="run folder, such as runs/latest")
-    report.add_argument("--lang", choices=("ja", "en"), default="ja", help="language of the report")
-    report.add_argument("--out", type=Path, help="file to write; default: report.LANG.html in the run folder")
+    from flows.report_command import add_arguments
+
+    add_arguments(_add(commands, "report", _report, "write report, summary and PDF of a finished run, or compare runs"))
 
     decide = _add(
         commands, "decide", _decide, "compute the verdict of a finished run again from its records, without a model"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flows import answers, evaluation
+from flows import answers, evaluation, token_map
 from flows.confirmed import LOAD_TEST_COPY, load_test_path
 from flows.judge import Pairs, choose, confirmed_pairs, functional_check_reasons, judge, sweep_rows
 from flows.machine import git_commit
@@ -135,6 +135,7 @@ def assemble(
         **judged.parts,
         "plan": {"registered": flatten(settings), "deviations": []},
         "passages": evaluation.passages(bench, point),
+        "token_map": token_map.token_map(bench),
         "answer_samples": answers.samples(bench),
         "stages": stage_rows(bench),
         "hashes": hashes

@@ -88,8 +88,10 @@ def format_figure(kind: str, values: Sequence[Any], catalog: Catalog) -> str:
             `list`, `flag`, `date`, `datetime`, `kpi`, `code:FAMILY`), or a composite that takes several values:
             `interval:KIND` and `draws:KIND` (value, low, high), `upper:KIND` (value, high), `range:KIND`,
             `bounds:KIND` (one-sided), `span:KIND` (two-sided) and `spread:KIND` (low, high),
-            `limit:KIND:COMPARATOR` (limit), `share` and `of` (part, whole), `with_tax` (amount, tax rate),
-            `condition` (phase, batch, prompt tokens, output tokens, routing).
+            `ranged:KIND` (value, low, high; the page says elsewhere what the bounds are),
+            `difference:KIND` (value, reference, lower bound of the difference), `limit:KIND:COMPARATOR` (limit),
+            `share` and `of` (part, whole), `with_tax` (amount, tax rate), `condition` (phase, batch, prompt tokens,
+            output tokens, routing).
         values: the values at the figure's paths, none of them None where the kind needs it.
         catalog: language of the units.
 
@@ -163,6 +165,13 @@ def _bounds(family: str, kind: str, values: Sequence[Any], catalog: Catalog) -> 
     else:
         text = catalog.text(f"{family}.{key}", **parts)
     return _unit(rule, text, catalog) if rule.unit_once else text
+
+
+def _difference(kind: str, values: Sequence[Any], catalog: Catalog) -> str:
+    """`value - reference` in decimal arithmetic, with the lower bound of the difference."""
+    value, reference, low = values
+    delta = float(Decimal(repr(value)) - Decimal(repr(reference)))
+    return _bounds("interval", kind, (delta, low, None), catalog)
 
 
 def _limit(rest: str, values: Sequence[Any], catalog: Catalog) -> str:
@@ -259,6 +268,8 @@ _COMPOSITES: dict[str, Callable[[str, Sequence[Any], Catalog], str]] = {
     "range": lambda kind, values, catalog: _bounds("range", kind, values, catalog),
     "draws": lambda kind, values, catalog: _bounds("draws", kind, values, catalog),
     "spread": lambda kind, values, catalog: _bounds("spread", kind, values, catalog),
+    "difference": _difference,
+    "ranged": lambda kind, values, catalog: _bounds("ranged", kind, values, catalog),
     "limit": _limit,
     "share": _share,
     "of": _of,

@@ -58,6 +58,8 @@ def validate(result: dict[str, Any]) -> None:
                 f"result.json: expected a finite number or null with a reason, got {number} at {pointer(*where)}"
             )
     _check_consistency(result)
+    if result.get("token_map") is not None:
+        _check_token_map(result["token_map"], len(result["sweep"]))
 
 
 def _deepest(error: Any) -> Any:
@@ -109,6 +111,27 @@ def _check_consistency(result: dict[str, Any]) -> None:
         for key in ("tokens", "skipped_layers", "critical"):
             if passage[key] is not None and len(passage[key]) != passage["n_tokens"]:
                 _refuse(f"{passage['n_tokens']} entries", len(passage[key]), "passages", index, key)
+
+
+def _check_token_map(token_map: dict[str, Any], n_settings: int) -> None:
+    """Every point is a measured setting, and every list has an entry for each token or point."""
+    n_points, n_units = len(token_map["points"]), len(token_map["unit_layers"])
+    if sorted(set(token_map["points"])) != token_map["points"] or token_map["points"][-1] >= n_settings:
+        _refuse(f"ascending indices below {n_settings}", token_map["points"], "token_map", "points")
+    for index, passage in enumerate(token_map["passages"]):
+        where, n = ("token_map", "passages", index), passage["n_tokens"]
+        for key in ("tokens", "classes", "critical"):
+            if passage[key] is not None and len(passage[key]) != n:
+                _refuse(f"{n} entries", len(passage[key]), *where, key)
+        for key in ("n_skipped", "masks"):
+            if len(passage[key]) != n_points:
+                _refuse(f"{n_points} entries, one per point", len(passage[key]), *where, key)
+        for point, (counts, masks) in enumerate(zip(passage["n_skipped"], passage["masks"], strict=True)):
+            units = [int(mask, 16) for mask in masks.split()]
+            if [mask.bit_count() for mask in units] != counts or any(mask >> n_units for mask in units):
+                _refuse("as many bits per token as n_skipped says", masks[:80], *where, "masks", point)
+            if len(counts) != n:
+                _refuse(f"{n} entries", len(counts), *where, "n_skipped", point)
 
 
 def _refuse(expected: str, got: object, *where: str | int) -> None:

@@ -37,12 +37,16 @@ class ReportView:
     details: view_details.Details
     glossary: view_glossary.Glossary
     footer: str
+    marker: str
+    """Stands on every screen and printed page: whether in-house text is shown."""
 
 
 def build_view(result: dict[str, Any], catalog: Catalog) -> ReportView:
     """View of a validated result in the language of the catalog."""
     reader = Reader(result, catalog)
     conclusion = view_conclusion.build(reader)
+    details = view_details.build(reader)
+    shows_text = details.token_map.shows_text or reader.has("/answer_samples")
     verdict = conclusion.word
     if conclusion.qualifier:
         verdict = catalog.text("verdict.qualified", word=verdict, qualifier=conclusion.qualifier)
@@ -57,7 +61,8 @@ def build_view(result: dict[str, Any], catalog: Catalog) -> ReportView:
         cost=view_cost.build(reader),
         risks=view_risks.build(reader),
         roadmap=view_roadmap.build(reader),
-        details=view_details.build(reader),
+        details=details,
         glossary=view_glossary.build(reader),
         footer=catalog.text("page.footer", run=reader.text("/run/id").text),
+        marker=catalog.text("marker.shown" if shows_text else "marker.redacted"),
     )

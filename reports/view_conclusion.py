@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports import view_cost, view_evidence
+from reports import view_cost, view_evidence, view_questions
 from reports.formatting import GATE_KINDS
 from reports.result import GATE_IDS
 from reports.text import clean_text
@@ -44,9 +44,12 @@ class Conclusion:
     evidence: State
     banner: Callout | None
     actions: tuple[str, ...]
+    who_and_when: str
+    """Who decides next and by when."""
     tiles: tuple[Tile, ...]
     title: Figure
     facts: tuple[tuple[str, Figure], ...]
+    questions: tuple[view_questions.Answer, ...]
 
 
 def build(reader: Reader) -> Conclusion:
@@ -69,6 +72,7 @@ def build(reader: Reader) -> Conclusion:
         ),
         banner=_banner(reader),
         actions=tuple(_action(reader, action) for action in verdict["next_actions"]),
+        who_and_when=view_questions.who_and_when(reader),
         tiles=tuple(_tile(reader, GATE_IDS.index(gate_id)) for gate_id in TILE_GATES),
         title=reader.text("/poc/title"),
         facts=(
@@ -77,6 +81,7 @@ def build(reader: Reader) -> Conclusion:
             (reader.t("fact.decision_date"), _decision_date(reader)),
             (reader.t("fact.created_at"), reader.figure("datetime", "/run/created_at")),
         ),
+        questions=view_questions.build(reader),
     )
 
 

@@ -1,50 +1,23 @@
 """Details for the engineer and the auditor: every sweep column, slices, passages, environment, hashes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from reports import view_answers, view_confirmed
+from reports import view_answers, view_confirmed, view_token_map
 from reports.text import clean_text
 from reports.view_parts import Cell, Prose, Reader, Row, Table
-
-MAX_PASSAGES = 20
-MAX_TOKENS_SHOWN = 160
-N_SHADES = 5
-
-
-@dataclass(frozen=True)
-class TokenMark:
-    """One token of a passage: its text (or a blank), layers skipped, shade 0..5, and whether it is critical."""
-
-    text: str
-    n_skipped: int
-    shade: int
-    is_critical: bool
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One example passage of the token map."""
-
-    title: str
-    path: str
-    tokens: tuple[TokenMark, ...]
-    note: str
+from reports.view_token_map import TokenMap
 
 
 @dataclass(frozen=True)
 class Details:
     """Section 詳細."""
 
-    redaction: str
-    passages: tuple[Passage, ...]
-    passages_empty: str
+    token_map: TokenMap
     tables: tuple[Table, ...]
 
 
 def build(reader: Reader) -> Details:
     """Detail section of a result."""
-    passages = reader.value("/passages")
-    shows_text = any(passage["tokens"] is not None for passage in passages)
     tables = (
         _sweep(reader),
         view_confirmed.slices(reader),
@@ -60,33 +33,12 @@ def build(reader: Reader) -> Details:
         _hashes(reader),
         _plan(reader),
     )
-    return Details(
-        reader.t("passages.shown" if shows_text else "passages.redacted"),
-        tuple(_passage(reader, index) for index in range(min(len(passages), MAX_PASSAGES))),
-        "" if passages else reader.t("empty.passages"),
-        tables,
-    )
+    return Details(view_token_map.build(reader), tuple(_sortable(table) for table in tables))
 
 
-def _passage(reader: Reader, index: int) -> Passage:
-    passage = reader.value(f"/passages/{index}")
-    n_routed = max(1, len(reader.value("/model/routed_layers")))
-    tokens = tuple(
-        TokenMark(
-            clean_text(passage["tokens"][position], 40) if passage["tokens"] is not None else "",
-            n_skipped,
-            min(N_SHADES, -(-n_skipped * N_SHADES // n_routed)),
-            passage["critical"][position],
-        )
-        for position, n_skipped in enumerate(passage["skipped_layers"][:MAX_TOKENS_SHOWN])
-    )
-    title = reader.t(
-        "passages.title", n=index + 1, name=clean_text(passage["id"], 60), language=clean_text(passage["language"], 8)
-    )
-    note = ""
-    if passage["n_tokens"] > len(tokens):
-        note = reader.t("passages.cut", shown=len(tokens), total=passage["n_tokens"])
-    return Passage(title, f"/passages/{index}/skipped_layers", tokens, note)
+def _sortable(table: Table) -> Table:
+    """Detail tables with something to compare can be sorted by any column."""
+    return replace(table, is_sortable=len(table.columns) > 2 and len(table.rows) > 1)
 
 
 def _columns(reader: Reader, *names: str) -> tuple[str, ...]:
@@ -128,7 +80,6 @@ def _sweep(reader: Reader) -> Table:
         _columns(reader, *names),
         tuple(rows),
         empty=reader.t("empty.sweep"),
-        is_sortable=True,
     )
 
 
@@ -152,7 +103,6 @@ def _classes(reader: Reader) -> Table:
         _columns(reader, "class", "skip_rate", "n"),
         tuple(rows),
         empty=reader.t("empty.confirmation"),
-        is_sortable=True,
     )
 
 
@@ -269,7 +219,6 @@ def _stages(reader: Reader) -> Table:
         _columns(reader, "stage", "duration", "reused", "key"),
         rows,
         empty=reader.t("empty.stages"),
-        is_sortable=True,
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports import charts, view_confirmed
+from reports import charts, view_confirmed, view_levels
 from reports.chart_style import SYMBOLS, Mark, Words
 from reports.formatting import GATE_KINDS, format_figure
 from reports.view_parts import Callout, Cell, Chart, LegendEntry, Prose, Reader, Row, Table
@@ -30,6 +30,7 @@ class Evidence:
     guards: str
     """How to read a Q4 of zero; empty where it was not zero by construction."""
     quality_map: Chart | None
+    levels: view_levels.Levels
     sweep: Table
     layers: Chart | None
     confirmation: Table
@@ -48,6 +49,7 @@ def build(reader: Reader) -> Evidence:
         gates=_gates(reader),
         guards=_guards(reader),
         quality_map=_quality_map(reader),
+        levels=view_levels.build(reader),
         sweep=sweep_summary(reader),
         layers=_layers(reader),
         confirmation=_confirmation(reader),

@@ -149,7 +149,7 @@ class Reader:
             return Figure(self.t(missing), paths, kind, is_missing=True, reason=why)
         first = values[0]
         is_number = isinstance(first, int | float) and not isinstance(first, bool)
-        sort_key = repr(first) if is_number and not kind.startswith("limit:") else ""
+        sort_key = f"{first:.9g}" if is_number and not kind.startswith("limit:") else ""
         return Figure(format_figure(kind, values, self.catalog), paths, kind, sort_key=sort_key)
 
     def optional(self, kind: str, path: str) -> Figure | Prose:
@@ -188,10 +188,12 @@ class Reader:
 
 def _is_missing(kind: str, values: Sequence[Any]) -> bool:
     head = kind.partition(":")[0]
-    if head in {"interval", "upper", "draws"}:  # bounds may be missing on their own
+    if head in {"interval", "upper", "draws", "ranged"}:  # bounds may be missing on their own
         return values[0] is None
     if head in {"range", "bounds", "span", "spread"}:
         return all(value is None for value in values)
     if head in {"limit", "condition"}:
         return False
+    if head == "difference":  # its lower bound may be missing
+        return values[0] is None or values[1] is None
     return any(value is None for value in values)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reports.view_parts import Reader
+from reports.view_parts import Reader, Row, State, Table
 
 STEPS = ("poc", "pilot", "production")
 _POSITION = {"go": 1, "conditional_go": 0, "no_go": 0, "no_go_insufficient_evidence": 0}
@@ -26,6 +26,7 @@ class Roadmap:
 
     lead: str
     steps: tuple[Step, ...]
+    month: Table
 
 
 def build(reader: Reader) -> Roadmap:
@@ -46,4 +47,30 @@ def build(reader: Reader) -> Roadmap:
                 reader.t(f"roadmap.status.{status}"),
             )
         )
-    return Roadmap(reader.t(f"roadmap.lead.{verdict}"), tuple(steps))
+    return Roadmap(reader.t(f"roadmap.lead.{verdict}"), tuple(steps), _month(reader))
+
+
+def _month(reader: Reader) -> Table:
+    """The four weeks of the PoC: what is done, what opens the next week, and whether this result has its record."""
+    records = (
+        bool(reader.value("/plan/registered")),
+        any(reader.value(f"/data/n_documents/{split}") for split in ("validation", "test")),
+        bool(reader.value("/sweep")),
+        bool(reader.value("/speed")),
+        reader.value("/confirmation") is not None,
+    )
+    rows = []
+    for week, is_recorded in enumerate(records):
+        state = State("pass", "✔", reader.t("month.recorded")) if is_recorded else None
+        rows.append(
+            Row(
+                (
+                    reader.prose(f"month.{week}"),
+                    reader.prose(f"month.{week}.work"),
+                    reader.prose(f"month.{week}.gate"),
+                    state or State("not_measured", "–", reader.t("month.open")),
+                )
+            )
+        )
+    columns = tuple(reader.t(f"column.month.{name}") for name in ("week", "work", "gate", "record"))
+    return Table("month", reader.t("table.month"), columns, tuple(rows), note=reader.t("table.month.note"))

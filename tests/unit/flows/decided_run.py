@@ -182,6 +182,7 @@ def _result(folder: Path, settings: Settings) -> dict[str, Any]:
     result["stages"] = [{"name": name, "key": keys[name], "seconds": 360.0, "reused": False} for name in keys]
     result["model"] |= {"n_layers": N_LAYERS, "routed_layers": [1, 2], "always_run_layers": [0, 3]}
     result["plan"] = {"registered": flatten(settings), "deviations": []}
+    result["token_map"] = None
     result["hashes"]["prices"] = sha256_file(price_path(settings, folder / "poc.yaml"))
     copy = folder / LOAD_TEST_COPY
     result["hashes"]["load_test"] = sha256_file(copy) if copy.is_file() else None

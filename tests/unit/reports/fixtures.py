@@ -22,9 +22,39 @@ def _load_parts() -> ModuleType:
 PARTS = _load_parts()
 
 
+CLASSES = {"Keep": "directive", "Alive": "directive", "Timeout": "glossary", "5": "number", "秒": "unit"}
+
+
+def token_map(with_text: bool, n_points: int = 7) -> Result:
+    """The two passages at every sweep point: the further the point, the more layers each free token skips."""
+    layers = [layer for layer in range(PARTS.N_LAYERS) if layer not in PARTS.ALWAYS_RUN]
+    classes = [CLASSES.get(word, "other") for word in PARTS.WORDS]
+    n_skipped = [
+        [0 if kind != "other" else (position * 5 + 2) % 5 * point % 20 for position, kind in enumerate(classes)]
+        for point in range(n_points)
+    ]
+    return {
+        "points": list(range(n_points)),
+        "unit_layers": layers,
+        "passages": [
+            {
+                "id": f"P{number}",
+                "language": "ja",
+                "n_tokens": len(PARTS.WORDS),
+                "tokens": list(PARTS.WORDS) if with_text else None,
+                "classes": list(classes),
+                "critical": [kind != "other" for kind in classes],
+                "n_skipped": [list(counts) for counts in n_skipped],
+                "masks": [" ".join(f"{(1 << n) - 1 << number:x}" for n in counts) for counts in n_skipped],
+            }
+            for number in (1, 2)
+        ],
+    }
+
+
 def go() -> Result:
     """Everything passes on the target GPU with the full profile."""
-    result: Result = PARTS.go()
+    result: Result = PARTS.go() | {"token_map": token_map(with_text=True)}
     return result
 
 
@@ -53,6 +83,7 @@ def _on_cpu(result: Result) -> Result:
     result["detail"] |= {"answers": None, "answers_reason": "answers_not_generated"}
     result["answer_samples"] = None
     result["passages"] = PARTS.passages(with_text=False)
+    result["token_map"] = token_map(with_text=False)
     return result
 
 
@@ -155,7 +186,9 @@ def no_go() -> Result:
     result["responses"]["tpot_s"]["skip"]["p99"] = None
     result["data"]["test_openings"] = 2
     result["plan"]["deviations"] = ["limits.max_over_skip was 0.005 when the plan was registered"]
+    result["answer_samples"] = None
     result["passages"] = PARTS.passages(with_text=False)
+    result["token_map"] = token_map(with_text=False)
     return result
 
 
@@ -214,7 +247,7 @@ def everything_missing() -> Result:
     result["run"]["mlflow"]["run_id"] = None
     result["environment"]["load_average_1min"] = None
     result |= {"sweep": [], "controls": [], "confirmation": None, "speed": [], "responses": None, "cost": None}
-    result |= {"passages": [], "stages": [], "detail": None, "rivals": [], "economics": None}
+    result |= {"passages": [], "token_map": None, "stages": [], "detail": None, "rivals": [], "economics": None}
     result["choice"] |= {"sweep_index": None, "threshold": None, "reason": "no_setting_skips"}
     reasons = {"Q": "no_threshold_chosen", "S": "speed_not_measured", "C": "cost_not_computed", "D": "functional_check"}
     result["gates"] = [PARTS.gate(name, "not_measured", reasons[name[0]], limit=None) for name in PARTS.GATE_FORMS]
@@ -277,7 +310,7 @@ def hostile(offset: int) -> Result:
     result["plan"] = {"registered": {f"a.{next(strings)}": next(strings)}, "deviations": list(HOSTILE)}
     for sample in result["answer_samples"]:
         fill(sample, "id", "question", "reference", "dense", "skip")
-    for passage in result["passages"]:
+    for passage in (*result["passages"], *result["token_map"]["passages"]):
         fill(passage, "id", "language")
         passage["tokens"] = [next(strings) for _ in range(passage["n_tokens"])]
     result["verdict"]["next_actions"] = [

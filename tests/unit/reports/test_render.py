@@ -35,6 +35,10 @@ def test_every_figure_is_found_in_the_result(fx, page, tree, situation, language
         kind = node.get("data-kind")
         if kind == "token_map":
             assert [int(_text(part)) for part in node.iter("i")] == values[0]
+        elif kind == "token_table":
+            n_points = len(values[0])
+            rows = [[_text(cell) for cell in row][3 : 3 + n_points] for row in node.iter("tr")]
+            assert rows == [[str(counts[position]) for counts in values[0]] for position in range(len(values[0][0]))]
         elif "missing" in node.get("class"):
             assert None in values
         else:
@@ -99,10 +103,11 @@ def test_the_page_is_small_and_the_same_every_time(fx, page):
 def test_twenty_full_passages_and_ten_points_still_fit(fx):
     """The largest page the product makes stays within 500 KB."""
     result = fx.go()
-    token_texts = ["要求を"] * 160
-    passage = {"id": "p", "language": "ja", "tokens": token_texts, "n_tokens": 160}
-    passage |= {"skipped_layers": [7] * 160, "critical": [True] * 160}
-    result["passages"] = [passage] * 20
+    passage = {"id": "p", "language": "ja", "tokens": ["要求を"] * 64, "n_tokens": 64, "critical": [True] * 64}
+    result["passages"] = [passage | {"skipped_layers": [7] * 64}] * 20
+    masks = [" ".join(f"{0b10010010010010 << position % 7:x}" for position in range(64))] * 10
+    drawn = {"classes": ["directive"] * 64, "n_skipped": [[5] * 64] * 10, "masks": masks}
+    result["token_map"] |= {"points": list(range(10)), "passages": [passage | drawn] * 20}
     extra = [result["sweep"][6] | {"index": index, "threshold": 0.8 + index / 100} for index in range(7, 10)]
     result["sweep"] += extra
     assert len(render(result, "ja").encode()) < 500_000

@@ -194,11 +194,16 @@ def test_deviations_and_repeated_test_openings_are_printed(fx):
 
 def test_passages_without_text_show_blocks_and_say_so(fx):
     """Redacted passages keep the pattern of skipping and lose every word."""
-    view = _view(fx.no_go()).details
-    assert {token.text for passage in view.passages for token in passage.tokens} == {""}
-    assert view.passages[0].tokens[4].n_skipped == 20 % 13
-    assert "表示していません" in view.redaction
-    assert _view(fx.go()).details.passages[0].tokens[2].text == "Timeout"
+    view = _view(fx.no_go())
+    tokens = view.details.token_map.passages[0].tokens
+    assert [token.text for token in tokens][:4] == ["設", "設", "用", "・"]
+    assert tokens[2].word == "用語集の語"
+    assert tokens[3].n_skipped == 6
+    assert "表示していません" in view.details.token_map.redaction
+    assert "含まない" in view.marker
+    assert not any(word in str(view) for word in ("要求を", "秒数"))
+    assert _view(fx.go()).details.token_map.passages[0].tokens[2].text == "Timeout"
+    assert "抜粋あり" in _view(fx.go()).marker
 
 
 def test_long_passages_and_many_passages_are_capped(fx):
@@ -207,8 +212,10 @@ def test_long_passages_and_many_passages_are_capped(fx):
     long = {"id": "x", "language": "ja", "tokens": None, "n_tokens": 400}
     long |= {"skipped_layers": [25] * 400, "critical": [False] * 400}
     result["passages"] = [long] * 30
-    view = _view(result).details
+    result["token_map"] = None
+    view = _view(result).details.token_map
     assert (len(view.passages), len(view.passages[0].tokens)) == (20, 160)
+    assert sum(len(passage.tokens) for passage in view.passages) == 1280
     assert view.passages[0].tokens[0].shade == 5
     assert "400" in view.passages[0].note
 
