@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help env poc test check ui bench bench-ingest schema clean FORCE
+.PHONY: help env poc test check ui bench bench-ingest faults schema sbom dist clean FORCE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,9 +62,20 @@ bench: $(STAMP) ## Time the stages; the JSON goes to tests/benchmarks/history
 bench-ingest: $(STAMP) ## Speed and memory of the ingest on 10, 100 and 1,000 MB of text
 	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.ingest $(ARGS)
 
+faults: $(STAMP) ## Disturb runs of a tiny PoC in eight ways; JSON on the last line (ARGS="--runs 8")
+	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.faults $(ARGS)
+
+sbom: $(STAMP) ## Write sbom.json, the CycloneDX list of every installed package with its licence
+	exec $(BIN)/python -m flows.sbom sbom.json
+
+dist: $(STAMP) ## Build wheel and sdist into dist/
+	mkdir -p dist
+	$(BIN)/python -c 'import setuptools.build_meta as b; b.build_sdist("dist"); b.build_wheel("dist")' > dist/build.log
+	ls dist
+
 schema: $(STAMP) ## Write flows/settings.schema.json again
 	exec $(BIN)/skip-poc schema
 
 clean: ## Remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist sbom.json *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find flows kpis reports skipmodel tests -name __pycache__ -prune -exec rm -rf {} +

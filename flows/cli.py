@@ -1,5 +1,7 @@
 """Command line `skip-poc`: run, init, check, terms, questions, compare, bench, report, decide, simulate, schema, ui.
 
+runs, gc, deliver and doctor are in flows/cli_house.py.
+
 Errors that a person can put right end in one message on stderr and exit code 2, Ctrl-C in 130; a traceback
 means a defect.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flows import runtime
+from flows.cli_house import add_housekeeping
 from flows.errors import EXIT_CODE, PocError
 from flows.progress import Progress
 from flows.settings import base_source, load_settings, plan_sha256, write_schema
@@ -214,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_what_computes(commands)
     _add_bench(commands)
     _add_what_reads_results(commands)
+    add_housekeeping(commands, _add, _add_runs_dir)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,13 @@ def _line(problem: Any, root: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if setting == "gates" and message.startswith("limits."):  # kpis names the setting itself
         return f"gates.{message.removeprefix('limits.')}"
-    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    got = "" if isinstance(problem["input"], dict) else f", got {mask(repr(problem['input']))}"
     return f"{setting}: {message[0].lower()}{message[1:]}{got}"
+
+
+def mask(text: str) -> str:
+    """Return a text in which user and password of an address are not to be read."""
+    return re.sub(r"(\w+://)[^/@\s'\"]*@", r"\1***@", text)
 
 
 def known_keys(root: type[Any], location: tuple[str | int, ...]) -> list[str]:

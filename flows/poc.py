@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows import evaluation, insight, logbook, machine, result, runtime, stages, unchanged
-from flows.check import check_inputs
+from flows import evaluation, insight, logbook, machine, result, runtime, scale, session, stages, unchanged
 from flows.errors import PocError
 from flows.progress import Progress
 from flows.reaper import watch_this_process
-from flows.settings import base_source, load_settings
-from flows.store import RunFolder, Store, write_json
-from flows.tracking import Tracker
-from flows.workbench import Workbench
-from reports.render import write_report
+from flows.report_command import write_all
+from flows.session import Session
+from flows.settings import Profile
+from flows.store import write_json
 from reports.result import validate
-from skipmodel.memory import keep_freed_memory
 
-T = TypeVar("T")
 N_STAGES = 11
+ASKS_BEFORE_OPENING = Callable[[Session, dict[str, Any]], None]
+Chosen = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def run_poc(settings_path: Path, profile: str | None, runs_dir: Path, progress: Progress) -> Path:
-    """Run the whole PoC in this process and return its run folder; finished stages are taken as they are."""
+    """Run the whole PoC in this process and return its run folder; finished stages are taken as they are.
+
+    Raises:
+        PocError: Something a person can put right, a Prefect server that does not answer included.
+    """
     progress.n_stages = N_STAGES
     token = _progress.set(progress)
     watch_this_process()
     try:
         with runtime.quiet_engine():
-            return Path(poc(config_path=str(settings_path), profile=profile, runs_dir=str(runs_dir)))
+            return Path(poc(config_path=str(settings_path), profile=profile, runs_dir=str(runs_dir)))  # type: ignore[arg-type]
+    except Exception as error:
+        if isinstance(error, PocError) or not _is_of_prefect(error):
+            raise
+        raise PocError(
+            f"Prefect's server does not answer ({type(error).__name__})",
+            where="PREFECT_API_URL, or the temporary server",
+            todo="start the server, or unset PREFECT_API_URL, and run the same command again; finished stages are kept",
+        ) from error  # fmt: skip
     finally:
         _progress.reset(token)
 
 
-def _step(name: str, call: Callable[[], T]) -> T:
-    """Run one call as a Prefect task. Results are kept by our own store, so Prefect hashes and keeps nothing."""
-
-    @task(name=name, cache_policy=NO_CACHE, persist_result=False)
-    def body() -> T:
-        return call()
-
-    return body()
-
-
 @flow(name="poc", validate_parameters=True)
-def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str = "runs") -> str:
+def poc(config_path: str = "poc.yaml", profile: Profile | None = None, runs_dir: str = "runs") -> str:
     """Decide whether token-level layer skipping pays: from documents to a report.
 
     Args:
@@ -65,63 +64,88 @@ def poc(config_path: str = "poc.yaml", profile: str | None = None, runs_dir: str
     Returns:
         The run folder, with report.html and result.json.
     """
-    settings_path, runs = Path(config_path), Path(runs_dir)
-    settings = load_settings(settings_path, profile)
-    runtime.prepare(runs, base_source=base_source(settings, settings_path))
-    keep_freed_memory()
-    progress = _progress.get()
-    if progress is None:  # started by Prefect; the command line has checked already
-        progress = Progress(N_STAGES)
-        check_inputs(settings, settings_path)
-    bench = Workbench(settings, settings_path, Store(runs / "store"), progress)
-    identity = bench.identity()
-    bench.opened_run = RunFolder.open(runs, **identity)
-    tracker = logbook.open_tracker(bench, runs)
-
-    try:
-        _run_stages(bench, tracker, identity["code_sha256"])
-    except BaseException as error:
-        with contextlib.suppress(PocError):  # the first error is the one to tell
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    return str(bench.run.path)
+    with session.opened(config_path, profile, runs_dir, _progress.get(), N_STAGES) as opened:
+        finish(opened, *tune(opened, (*stages.ALL, scale.sweep)))
+        return str(opened.bench.run.path)
 
 
-def _run_stages(bench: Workbench, tracker: Tracker, code: str) -> None:
-    settings, progress = bench.settings, bench.progress
-    for stage in (*stages.ALL, evaluation.sweep):
-        finished = _step(stage.__name__.replace("_", "-"), lambda stage=stage: stage(bench))  # type: ignore[misc]
-        logbook.log_stage(tracker, bench, finished.name)
-    rows = result.sweep_rows(bench)
-    choice, point = result.choose(bench, rows)
+def tune(opened: Session, parts: tuple[Any, ...]) -> Chosen:
+    """Run stages up to the sweep, and return its rows, the choice among them and the point that is timed."""
+    run_stages(opened, parts)
+    rows = result.sweep_rows(opened.bench)
+    logbook.log_sweep(opened.spool, opened.bench, rows)
+    return rows, *result.choose(opened.bench, rows)
+
+
+def run_stages(opened: Session, parts: tuple[Any, ...]) -> None:
+    """Run stages in order and log each."""
+    for stage in parts:
+        finished = session.step(opened, stage.__name__.replace("_", "-"), functools.partial(stage, opened.bench))
+        logbook.log_stage(opened.spool, opened.bench, finished.name)
+
+
+def measure(opened: Session, point: dict[str, Any]) -> dict[str, Any]:
+    """Look at routing and time at a sweep point; returns the facts about this machine."""
+    bench = opened.bench
+    session.step(opened, "insight", lambda: insight.insight(bench, point))
+    facts = machine.environment(bench.settings.model.base.dtype)
+    session.step(opened, "measure", lambda: evaluation.measure(bench, point, machine.fingerprint(facts)))
+    logbook.log_speed(opened.spool, bench)
+    return facts
+
+
+def finish(
+    opened: Session, rows: list[dict[str, Any]], choice: dict[str, Any], point: dict[str, Any],
+    before_opening: ASKS_BEFORE_OPENING = lambda opened, point: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Confirm once, measure, decide and write the report; returns the result."""
+    bench, progress = opened.bench, opened.bench.progress
     if choice["threshold"] is None:
         progress.skip("confirm once on the test split: no threshold passed on validation, the test stays closed")
     else:
-        _step("confirm", lambda: evaluation.confirm(bench, point))
-    _step("insight", lambda: insight.insight(bench, point))
-    facts = machine.environment(settings.model.base.dtype)
-    _step("measure", lambda: evaluation.measure(bench, point, machine.fingerprint(facts)))
-    logbook.log_sweep(tracker, bench, rows)
+        before_opening(opened, point)
+        session.step(opened, "confirm", lambda: evaluation.confirm(bench, point))
+    facts = measure(opened, point)
+    logbook.log_rest(opened.spool, bench)
 
     def decide() -> dict[str, Any]:
-        return result.assemble(bench, rows, choice, point, facts, code, logbook.reference(tracker, bench))
+        return result.assemble(bench, rows, choice, point, facts, opened.code_sha256,
+                               logbook.reference(opened.spool, bench))  # fmt: skip
 
     report = bench.run.path / "report.html"
     outcome = unchanged.kept(bench)
     with progress.stage("cost, gates and verdict") as hook:
         hook.reused = outcome is not None
         if outcome is None:
-            outcome = _step("decide", decide)
+            outcome = session.step(opened, "decide", decide)
             validate(outcome)
             report.unlink(missing_ok=True)
             write_json(bench.run.path / "result.json", outcome)
     with progress.stage("report") as hook:
-        hook.reused = report.exists()
+        hook.reused = report.exists() and report.with_name("summary.md").exists()
         if not hook.reused:
-            _step("report", lambda: write_report(outcome, report, settings.report.language))
+            session.step(opened, "report", lambda: write_all(outcome, report, bench.settings.report.language))
     bench.run.make_latest()
-    logbook.close(tracker, bench, outcome)
-    verdict = outcome["verdict"]["code"]
-    create_markdown_artifact(key="poc-report", markdown=f"verdict: {verdict}\n\nreport: `{report}`")
+    logbook.close(opened.spool, bench, outcome)
+    _artifacts(outcome, report)
     unchanged.mark_done(bench)
     unchanged.tell(bench.run.path, outcome, progress)
+    return outcome
+
+
+def _artifacts(outcome: dict[str, Any], report: Path) -> None:
+    """Show verdict, gates and report on Prefect's page of this flow run."""
+    verdict = outcome["verdict"]
+    create_markdown_artifact(
+        key="poc-report", markdown=f"verdict: {verdict['code']}\n\nreasons: {', '.join(verdict['reasons'])}\n\n"
+                                   f"report: `{report}`")  # fmt: skip
+    names = ("id", "state", "value", "low", "high", "limit", "n", "reason")
+    create_table_artifact([{name: gate[name] for name in names} for gate in outcome["gates"]], key="poc-gates")
+    create_link_artifact(report.resolve().as_uri(), "report", key="poc-report-link")
+
+
+def _is_of_prefect(error: BaseException) -> bool:
+    if type(error).__module__.startswith(("httpx", "httpcore", "prefect.exceptions", "websockets")):
+        return True
+    said = ("Failed to reach API", "Timed out while attempting to connect")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)

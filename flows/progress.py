@@ -12,6 +12,17 @@ from shutil import get_terminal_size
 from typing import Protocol, TextIO
 
 
+class OnEvent(Protocol):
+    """Called with what happens, for a log that machines read."""
+
+    def __call__(self, event: str, **values: str | float | bool | None) -> None:
+        """Take one event and its values."""
+
+
+def _nobody_listens(event: str, **values: str | float | bool | None) -> None:
+    pass
+
+
 class ProgressHook(Protocol):
     """Called by compute functions as `hook(done, total)`; any unit, `done` never falls."""
 
@@ -82,6 +93,7 @@ class Progress:
     ) -> None:
         self.n_stages = n_stages
         self.now = now
+        self.on_event: OnEvent = _nobody_listens
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._is_tty = self._stream.isatty()
@@ -104,24 +116,29 @@ class Progress:
         label = f"[{self._index}{of_all}] {what}"
         started = self.now()
         self._line(f"{label} ...")
+        self.on_event("stage started", stage=what)
         hook = StageProgress(self, label, started)
         try:
             yield hook
         except BaseException:
             self._line(f"{label}: stopped after {clock(self.now() - started)}")
+            self.on_event("stage stopped", stage=what, seconds=round(self.now() - started, 3))
             raise
         took = "kept from an earlier run" if hook.reused else f"done in {clock(self.now() - started)}"
         self._line(f"{label}: {took} (total {clock(self.elapsed_s)})")
+        self.on_event("stage done", stage=what, reused=hook.reused, seconds=round(self.now() - started, 3))
 
     def skip(self, what: str) -> None:
         """Announce a stage that does not take place, with its reason."""
         self._index += 1
         of_all = f"/{self.n_stages}" if self.n_stages else ""
         self._line(f"[{self._index}{of_all}] {what}")
+        self.on_event("stage skipped", stage=what)
 
     def note(self, text: str) -> None:
         """Print one line of information between or within stages."""
         self._line(text)
+        self.on_event("note", text=text)
 
     def _update(self, text: str, now: float) -> None:
         pace = SECONDS_BETWEEN_REDRAWS if self._is_tty else SECONDS_BETWEEN_LINES

@@ -37,6 +37,7 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # an unreachable server is told within seconds, not minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines and a request for each nested run
     "GIT_PYTHON_REFRESH": "quiet",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -48,6 +49,9 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Set where the environment is silent."""
+
+PRIVATE = 0o077
+"""Run data holds in-house text: files 0600, folders 0700, for this process and those it starts."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -78,6 +82,7 @@ def prepare(runs_dir: Path, *, base_source: str = "", n_threads: int | None = No
     if not is_hub_id(base_source):
         chosen |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     os.environ.update(chosen)
+    os.umask(PRIVATE)
     with clear_disk_errors(runs_dir):
         # Prefect does not make parent folders: without this its server never starts
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

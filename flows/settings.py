@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from flows.corpus.clean import CleanConfig
 from flows.corpus.limits import Limits
 from flows.errors import PocError
 from flows.explain import explain
+from flows.settings_base import Count, NotNegative, Positive, Share, Strict, Text
+from flows.settings_ops import MonthSettings, ScaleSettings, TrackingSettings
 from flows.store import Json, sha256_json
 from kpis.errors import KpiError
 from kpis.limits import GateLimits
@@ -30,19 +32,6 @@ PROFILES_PATH = Path(__file__).with_name("profiles.yaml")
 SCHEMA_PATH = Path(__file__).with_name("settings.schema.json")
 
 Profile = Literal["auto", "quick", "standard", "full"]
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Strict(BaseModel):
-    """Base of every group: unknown keys and wrong types are refused, nothing changes after loading."""
-
-    # nested pydantic models do not inherit these flags, so every group derives from this class
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class PocSettings(Strict):
@@ -160,15 +149,6 @@ class AnswerSettings(Strict):
         return self
 
 
-class TrackingSettings(Strict):
-    """Where MLflow keeps the runs. Not part of the plan."""
-
-    uri: Text | None = None
-    """Tracking address; null keeps a SQLite file in the runs folder."""
-    experiment: Text = "skiplayer-poc"
-    """Name of the MLflow experiment."""
-
-
 class ReportSettings(Strict):
     """How the report looks. Not part of the plan."""
 
@@ -199,6 +179,10 @@ class Settings(Strict):
     """Where MLflow keeps the runs."""
     report: ReportSettings = ReportSettings()
     """How the report looks."""
+    month: MonthSettings = MonthSettings()
+    """When the month stops before its end."""
+    scale: ScaleSettings = Field(default=ScaleSettings(), exclude=True)
+    """How many workers share the sweep. Left out of every dump: neither plan nor result depends on it."""
     profile: Profile = "auto"
     """Budget: quick (CPU, minutes), standard (one GPU), full. auto: quick without CUDA, standard with it.
     After loading it is never auto."""
@@ -225,6 +209,7 @@ def load_settings(path: Path, profile: str | None = None) -> Settings:
     merged = {**values, "profile": name}
     if isinstance(own_model, dict):
         merged["model"] = _merge(budgets, own_model)
+    _name_the_experiment(merged)
     _refuse_non_finite(merged, "", path)
     try:
         return Settings.model_validate_json(json.dumps(merged, default=_iso_date))
@@ -232,6 +217,13 @@ def load_settings(path: Path, profile: str | None = None) -> Settings:
         raise explain(error, Settings, path) from error
     except (SkipModelError, KpiError, TypeError) as error:
         raise PocError(str(error), where=str(path), todo="correct the value named above") from error
+
+
+def _name_the_experiment(values: dict[str, Any]) -> None:
+    """Give every PoC an experiment of its own in MLflow, unless the file names one."""
+    poc, tracking = values.get("poc"), values.get("tracking", {})
+    if isinstance(poc, dict) and isinstance(poc.get("title"), str) and isinstance(tracking, dict):
+        values["tracking"] = {"experiment": f"skiplayer-poc: {poc['title']}"[:200], **tracking}
 
 
 def read_profiles() -> dict[str, dict[str, Any]]:
@@ -255,7 +247,7 @@ def flatten(settings: Settings) -> dict[str, Json]:
 
 
 def plan_sha256(settings: Settings) -> str:
-    """Return the hash of the registered plan: everything but `tracking` and `report`."""
+    """Return the hash of the registered plan: everything but `tracking`, `report` and `scale`."""
     return sha256_json(settings.model_dump(mode="json", exclude={"tracking", "report"}))
 
 

@@ -22,9 +22,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flows import intact, meter
 from flows.errors import PocError
+from flows.hashes import Json, sha256_file, sha256_json
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+__all__ = [
+    "CODE_ROOT", "Json", "RunFolder", "StageResult", "Store", "clear_disk_errors", "locked", "read_json", "sha256_code",
+    "sha256_file", "sha256_folder", "sha256_json", "write_json",
+]  # fmt: skip
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds the four packages, in a checkout and in site-packages alike."""
@@ -34,28 +39,11 @@ _SOURCE_SUFFIXES = {".py", ".json", ".yaml", ".j2", ".css", ".js"}
 FULL_BELOW_BYTES = 16 * 2**20
 """With less room than this after a failure, the failure is blamed on the disk."""
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-# --- hashes and JSON -------------------------------------------------------------------------------------
-
-
-def sha256_json(value: Json) -> str:
-    """Return the SHA-256 of a JSON value, the same for every key order.
-
-    Raises:
-        ValueError: The value holds NaN or infinity.
-        TypeError: The value is not JSON.
-    """
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# --- hashes of code and folders, JSON ------------------------------------------------------------------
 
 
 def sha256_folder(folder: Path) -> str:
@@ -166,7 +154,8 @@ def _is_full(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file while the block runs; `on_wait` is called once when somebody else holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -201,18 +190,21 @@ class Store:
     Args:
         root: Usually `runs/store`; made on first use.
         on_wait: Called with the stage name when another process works on the same stage.
+        on_damage: Called with the stage name and what is wrong when finished or half-done work cannot be taken.
     """
 
     root: Path
     on_wait: Callable[[str], None] = lambda name: None
+    on_damage: Callable[[str, str], None] = lambda name, what: None
 
     def key(self, name: str, inputs: Mapping[str, Json], code: Sequence[str]) -> str:
         """Return the key of a stage: a hash of its name, its inputs and the sources named in `code`."""
         return sha256_json({"name": name, "inputs": inputs, "code": sha256_code(tuple(code))})[:KEY_LENGTH]
 
     def find(self, name: str, inputs: Mapping[str, Json], code: Sequence[str]) -> StageResult | None:
-        """Return the finished stage, or None when it still has to be computed."""
-        return self._finished(name, self.key(name, inputs, code))
+        """Return the finished stage, or None when it still has to be computed, or is damaged."""
+        key = self.key(name, inputs, code)
+        return None if intact.damage(self.root / f"{name}-{key}") else self._finished(name, key)
 
     def run(
         self,
@@ -242,35 +234,69 @@ class Store:
         with clear_disk_errors(final):
             self.root.mkdir(parents=True, exist_ok=True)
             lock = self.root / ".locks" / final.name
-            with _locked(lock, functools.partial(self.on_wait, name)):
-                finished = self._finished(name, key)
-                if finished is not None:
-                    return finished
+            with locked(lock, functools.partial(self.on_wait, name)):
+                before: dict[str, Json] = {}
+                if final.is_dir():
+                    damage = intact.damage(final)
+                    if damage is None:
+                        return self._load(name, key)
+                    before = self._set_aside(name, final, damage)
                 resumed = partial.exists()
                 partial.mkdir(exist_ok=True)
-                started = time.perf_counter()
-                compute(partial)
-                seconds = time.perf_counter() - started
-                for torn in partial.glob(".*.partial"):  # half-written files of an attempt that was killed
+                for torn in partial.rglob(".*.partial"):  # half-written files of an attempt that was killed
                     torn.unlink()
+                for lost in intact.mend(partial):
+                    self.on_damage(name, f"{lost} of the interrupted attempt cannot be read and is made again")
+                started = time.perf_counter()
+                with meter.measured() as usage:
+                    compute(partial)
+                seconds = time.perf_counter() - started
                 record: dict[str, Json] = {
                     "name": name,
                     "key": key,
                     "inputs": inputs,
                     "seconds": seconds,  # of the last attempt when `resumed`
                     "resumed": resumed,
-                    "created_at": _now().isoformat(timespec="seconds"),
+                    "created_at": before.get("created_at", _now().isoformat(timespec="seconds")),
+                    "sequence": before.get("sequence", self._next()),
+                    "peak_memory_mib": round(usage.peak_memory_mib, 1),
+                    "peak_gpu_memory_mib": usage.peak_gpu_memory_mib,
+                    "system": {"at_s": usage.at_s, **usage.samples},
+                    "files": intact.inventory(partial),
                 }
-                write_json(partial / "stage.json", record)
+                write_json(partial / "stage.json", intact.sealed(record))
                 os.rename(partial, final)
         return StageResult(name, key, final, seconds, reused=False)
 
     def _finished(self, name: str, key: str) -> StageResult | None:
+        return self._load(name, key) if (self.root / f"{name}-{key}").is_dir() else None
+
+    def _load(self, name: str, key: str) -> StageResult:
         final = self.root / f"{name}-{key}"
-        if not final.is_dir():
-            return None
         record = read_json(final / "stage.json")
         return StageResult(name, key, final, float(record["seconds"]), reused=True)
+
+    def _set_aside(self, name: str, final: Path, damage: str) -> dict[str, Json]:
+        """Move a damaged stage away and return its record, if that can still be read."""
+        before: dict[str, Json] = {}
+        with contextlib.suppress(PocError):
+            before = read_json(final / "stage.json")
+        aside = self.root / ".damaged"
+        aside.mkdir(exist_ok=True)
+        place = next(place for i in range(1, 10**6) if not (place := aside / f"{final.name}-{i}").exists())
+        os.rename(final, place)
+        self.on_damage(name, f"{damage}; set aside as .damaged/{place.name} and computed again")
+        return before
+
+    def _next(self) -> int:
+        """Return the number of the next stage that is finished: an order that no change of the clock touches."""
+        with locked(self.root / ".locks" / "sequence", lambda: None):
+            path = self.root / ".sequence"
+            number = 1 + (int(path.read_text("ascii") or 0) if path.exists() else 0)
+            fresh = path.with_name(".sequence.partial")
+            fresh.write_text(f"{number}\n", "ascii")
+            os.replace(fresh, path)
+        return number
 
 
 # --- run folders -----------------------------------------------------------------------------------------
@@ -308,7 +334,7 @@ class RunFolder:
         """
         with clear_disk_errors(runs_dir):
             runs_dir.mkdir(parents=True, exist_ok=True)
-            with _locked(runs_dir / ".lock", lambda: None):
+            with locked(runs_dir / ".lock", lambda: None):
                 found = cls.find(runs_dir, plan_sha256=plan_sha256, code_sha256=code_sha256, input_sha256=input_sha256)
                 if found is not None:
                     return found
@@ -320,6 +346,10 @@ class RunFolder:
                           "code_sha256": code_sha256, "input_sha256": dict(input_sha256)}  # fmt: skip
                 write_json(folder / "run.json", record)
                 return cls(folder, folder.name, created_at, reused=False)
+
+    def locked(self, on_wait: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Hold this run folder: a second process of the same run waits, and then finds everything finished."""
+        return locked(self.path / ".lock", on_wait)
 
     def make_latest(self) -> Path:
         """Let `runs/latest` name this folder, atomically, and return the link."""

@@ -1,4 +1,6 @@
-"""MLflow: one parent run per PoC run, one nested run per stage. The only file that imports mlflow.
+"""MLflow: one parent run per PoC run, its weeks below it, stages below those.
+
+Only this file and `flows/tracking_model.py` import mlflow.
 
 Runs are found again by tags (`skip_poc.run_id`, `skip_poc.stage_key`), so that a run which goes on after a kill
 neither doubles nor loses anything. Only numbers, settings, hashes and the files given reach MLflow.
@@ -19,17 +21,23 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from flows import tracking_model
 from flows.errors import PocError
 from flows.store import Json, clear_disk_errors
 
 RUN_TAG = "skip_poc.run_id"
 STAGE_TAG = "skip_poc.stage_key"
+OF_RUN_TAG = "skip_poc.of_run"
+"""On every nested run: the PoC run it belongs to, at whatever depth."""
 CHANGED_TAG = "skip_poc.changed."
 
 MAX_PARAM_LENGTH = 500
 MAX_KEY_LENGTH = 250
-METRICS_PER_CALL = 1000
+METRICS_PER_CALL = 800
 ITEMS_PER_CALL = 100
+RUNS_PER_PAGE = 1000
+_PARENT_TAG = "mlflow.parentRunId"
+_AWAY_CODES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -45,6 +53,17 @@ class DatasetRef:
     n_rows: int = 0
 
 
+class TrackingAwayError(PocError):
+    """The tracking server does not answer: the same call may succeed later."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_away, (self.what, self.where, self.todo))
+
+
+def _away(what: str, where: str, todo: str) -> TrackingAwayError:
+    return TrackingAwayError(what, where=where, todo=todo)
+
+
 class Tracker:
     """Writes one PoC run to MLflow; every call may be repeated.
 
@@ -54,7 +73,8 @@ class Tracker:
         runs_dir: Folder of the default SQLite file and of its artifacts.
 
     Raises:
-        PocError: The server or file cannot be used, or the experiment was deleted.
+        TrackingAwayError: The server does not answer.
+        PocError: The server or file refuses, or the experiment was deleted.
     """
 
     def __init__(self, uri: str | None, experiment: str, runs_dir: Path) -> None:
@@ -62,7 +82,9 @@ class Tracker:
         self.uri = uri or f"sqlite:///{runs_dir / 'mlflow.db'}"
         self.experiment = experiment
         self._runs_dir = runs_dir
+        self._run_id = ""
         self._parent_id: str | None = None
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
         # migration messages of a new database say nothing to the reader of a PoC; what goes wrong is raised too,
         # and told once instead of twice
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -80,17 +102,25 @@ class Tracker:
         """MLflow id of the parent run that `start` took up."""
         return self._parent()
 
-    def start(self, run_id: str, name: str | None = None) -> str:
+    def start(self, run_id: str, name: str | None = None, tags: Mapping[str, str] | None = None) -> str:
         """Take up or make the parent run of a PoC run, and return its MLflow id."""
         with self._clear_errors():
             found = self._find(f"tags.`{RUN_TAG}` = '{run_id}'")
+            for twin in found[1:]:  # of a request that was answered twice; the first one made has the children
+                self._client.delete_run(twin.info.run_id)
             if found:
                 self._parent_id = str(found[0].info.run_id)
                 self._client.update_run(self._parent_id, status="RUNNING")
+                for key, value in (tags or {}).items():
+                    self._client.set_tag(self._parent_id, key, value)
             else:
-                tags = {RUN_TAG: run_id, "kind": "poc"}
-                run = self._client.create_run(self._experiment_id, tags=tags, run_name=name or run_id)
+                own = {**(tags or {}), RUN_TAG: run_id, "kind": "poc"}
+                run = self._client.create_run(self._experiment_id, tags=own, run_name=name or run_id)
                 self._parent_id = str(run.info.run_id)
+            self._run_id = run_id
+            self._known = {}
+            for run in self._nested():
+                self._remember(run)
         return self._parent_id
 
     def log_stage(
@@ -104,6 +134,8 @@ class Tracker:
         artifacts: Sequence[Path] = (),
         datasets: Sequence[DatasetRef] = (),
         kind: str = "stage",
+        tags: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> str:
         """Log one finished stage as a nested run, once, and return its MLflow id.
 
@@ -119,21 +151,39 @@ class Tracker:
             artifacts: Files or folders to copy.
             datasets: What the stage read.
             kind: Value of the tag `kind`: ingest, train, sweep, measure, confirm.
+            tags: Further tags.
+            under: Names of the nested runs above it, outermost first, such as a week; made when missing. A stage
+                that was logged goes by its name too.
         """
         parent_id = self._parent()
         with self._clear_errors():
-            of_stage = f"tags.`{STAGE_TAG}` = '{key}' and tags.`mlflow.parentRunId` = '{parent_id}'"
-            for run in self._find(of_stage):
-                if run.info.status == "FINISHED":
-                    return str(run.info.run_id)
-                self._client.delete_run(run.info.run_id)
-            tags = {STAGE_TAG: key, "kind": kind, "mlflow.parentRunId": parent_id}
-            run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
+            for group in under:
+                parent_id = self._group(group, parent_id)
+            done, status = self._known.get((parent_id, key), ("", ""))
+            if status == "FINISHED":
+                return done
+            if done:
+                self._client.delete_run(done)
+            all_tags = {**(tags or {}), STAGE_TAG: key, "kind": kind, OF_RUN_TAG: self._run_id, _PARENT_TAG: parent_id}
+            run_id = str(self._client.create_run(self._experiment_id, tags=all_tags, run_name=name).info.run_id)
+            self._known[parent_id, key] = (run_id, "RUNNING")
             if datasets:
                 self._client.log_inputs(run_id, [_dataset_input(dataset) for dataset in datasets])
             self._log_batches(run_id, _params(params or {}), _metrics(metrics or {}) + _series(series or {}))
             self._log_artifacts(run_id, artifacts)
             self._client.set_terminated(run_id, "FINISHED")
+            self._known[parent_id, key] = (run_id, "FINISHED")
+            self._known[parent_id, name] = (run_id, "FINISHED")
+        return run_id
+
+    def log_group(
+        self, name: str, *, metrics: Mapping[str, float | None] | None = None, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Add numbers and tags to a nested run that holds others, such as a week, and return its MLflow id."""
+        with self._clear_errors():
+            run_id = self._group(name, self._parent())
+            run_tags = [RunTag(key, value[:MAX_PARAM_LENGTH]) for key, value in (tags or {}).items()]
+            self._log_batches(run_id, [], _metrics(metrics or {}), run_tags)
         return run_id
 
     def log_parent(
@@ -161,9 +211,68 @@ class Tracker:
             self._log_artifacts(parent_id, artifacts)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the parent run as FINISHED, FAILED or KILLED."""
+        """End the parent run as FINISHED, FAILED or KILLED, and remove what a repeated request made twice."""
         with self._clear_errors():
+            seen: set[tuple[str, str]] = set()
+            for run in self._nested():  # oldest first
+                tags = run.data.tags
+                place = (tags.get(_PARENT_TAG, ""), tags.get(STAGE_TAG, ""))
+                if place in seen:
+                    self._client.delete_run(run.info.run_id)
+                seen.add(place)
             self._client.set_terminated(self._parent(), status)
+
+    def log_model(
+        self, checkpoint: Path, sha256: str, threshold: float, code: Sequence[Path], *, register_as: str | None = None,
+        pip_requirements: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Log a SkipLayer checkpoint as an MLflow model, once, and return its model id.
+
+        Args:
+            checkpoint: Folder of the checkpoint.
+            sha256: Hash of its weights; the same weights are the same model.
+            threshold: At which it serves; 0 is dense.
+            code: Files and packages that the model brings along; the first is the module that loads it.
+            register_as: Name in the registry under which it gets the alias `candidate`; None registers nothing.
+            pip_requirements: What serving it takes.
+        """
+        with self._clear_errors():
+            model_id = tracking_model.log_once(
+                self._client, self._experiment_id, self._parent(), checkpoint, sha256, threshold, code,
+                pip_requirements, self._runs_dir,
+            )  # fmt: skip
+            self._client.set_tag(self._parent(), "skip_poc.model_id", model_id)
+            if register_as is not None:
+                tracking_model.register(self._client, self._parent(), register_as, model_id)
+        return model_id
+
+    def _group(self, name: str, parent_id: str) -> str:
+        done, _ = self._known.get((parent_id, name), ("", ""))
+        if done:
+            return done
+        tags = {STAGE_TAG: f"group {name}", "kind": "week", OF_RUN_TAG: self._run_id, _PARENT_TAG: parent_id}
+        run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
+        self._client.set_terminated(run_id, "FINISHED")  # what it holds has times of its own
+        self._known[parent_id, name] = (run_id, "FINISHED")
+        return run_id
+
+    def _remember(self, run: Run) -> None:
+        tags, entry = run.data.tags, (str(run.info.run_id), str(run.info.status))
+        parent_id = tags.get(_PARENT_TAG, "")
+        self._known.setdefault((parent_id, tags.get(STAGE_TAG, "")), entry)
+        self._known.setdefault((parent_id, str(run.info.run_name)), entry)
+
+    def _nested(self) -> list[Run]:
+        """All runs of this PoC run below its parent, oldest first."""
+        found: list[Run] = []
+        token, condition = None, f"tags.`{OF_RUN_TAG}` = '{self._run_id}'"
+        while True:
+            page = self._client.search_runs([self._experiment_id], condition, max_results=RUNS_PER_PAGE,
+                                            order_by=["attributes.start_time ASC"], page_token=token)  # fmt: skip
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _parent(self) -> str:
         if self._parent_id is None:
@@ -171,8 +280,8 @@ class Tracker:
         return self._parent_id
 
     def _find(self, condition: str) -> list[Run]:
-        newest_first = ["attributes.start_time DESC"]
-        return list(self._client.search_runs([self._experiment_id], condition, max_results=50, order_by=newest_first))
+        order = ["attributes.start_time ASC"]
+        return list(self._client.search_runs([self._experiment_id], condition, max_results=50, order_by=order))
 
     def _get_or_create_experiment(self, artifact_location: str | None) -> str:
         existing = self._client.get_experiment_by_name(self.experiment)
@@ -186,10 +295,13 @@ class Tracker:
     def _log_batches(
         self, run_id: str, params: Sequence[Param], metrics: Sequence[Metric], tags: Sequence[RunTag] = ()
     ) -> None:
-        for start in range(0, max(len(params), len(tags)), ITEMS_PER_CALL):
+        first = metrics[:METRICS_PER_CALL]
+        for start in range(0, max(len(params), len(tags), 1), ITEMS_PER_CALL):
             end = start + ITEMS_PER_CALL
-            self._client.log_batch(run_id, params=params[start:end], tags=tags[start:end])
-        for start in range(0, len(metrics), METRICS_PER_CALL):
+            batch = params[start:end], tags[start:end], first if start == 0 else ()
+            if any(batch):
+                self._client.log_batch(run_id, params=batch[0], tags=batch[1], metrics=batch[2])
+        for start in range(METRICS_PER_CALL, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
     def _log_artifacts(self, run_id: str, artifacts: Sequence[Path]) -> None:
@@ -206,12 +318,25 @@ class Tracker:
                 yield
         except (MlflowException, OSError) as error:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise PocError(
+            kind = TrackingAwayError if _is_away(error, self.uri) else PocError
+            raise kind(
                 f"MLflow did not take the run: {first_line[:MAX_PARAM_LENGTH]}",
                 where=self.uri,
                 todo="start the server or correct tracking.uri, then run the same command again; "
                 "finished stages are kept",
             ) from error
+
+
+def _is_away(error: Exception, uri: str) -> bool:
+    """Tell whether a server may take the same call later: it does not answer, or says so itself."""
+    if uri.startswith("sqlite"):
+        return "database is locked" in str(error)
+    if isinstance(error, MlflowException):
+        return error.error_code in _AWAY_CODES
+    if isinstance(error, FileNotFoundError):
+        return False
+    response = getattr(error, "response", None)
+    return response is None or response.status_code >= 500
 
 
 def _params(values: Mapping[str, Json]) -> list[Param]:

@@ -15,6 +15,8 @@ from flows.store import RunFolder, Store, read_json, write_json
 from flows.workbench import NotFinished, Workbench
 
 DONE = "done.json"
+SPOOL = "spool"
+"""As in `flows/spool.py`, which would import mlflow."""
 
 
 def finished_run(settings: Settings, settings_path: Path, runs_dir: Path, progress: Progress) -> Path | None:
@@ -22,6 +24,8 @@ def finished_run(settings: Settings, settings_path: Path, runs_dir: Path, progre
     bench = Workbench(settings, settings_path, Store(runs_dir / "store"), Progress(quiet=True), find_only=True)
     bench.opened_run = RunFolder.find(runs_dir, **bench.identity())
     if bench.opened_run is None or not (bench.run.path / DONE).is_file():
+        return None
+    if any((bench.run.path / SPOOL).glob("[0-9]*.json")):  # something still has to be delivered
         return None
     outcome = read_json(bench.run.path / "result.json")
     try:

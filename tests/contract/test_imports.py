@@ -18,7 +18,7 @@ ALLOWED = {
     "skipmodel": {"skipmodel", "torch", "transformers", "accelerate", "peft", "safetensors", "gguf", "numpy"},
 }
 ONE_OWNER = {
-    "mlflow": {"flows/tracking.py"},
+    "mlflow": {"flows/tracking.py", "flows/tracking_model.py"},
     "jinja2": {"reports/render.py"},
 }
 

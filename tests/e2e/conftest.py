@@ -42,6 +42,16 @@ CHARACTERS = {"en": 2400, "ja": 1200}
 MARKER = "The quarry master counted seventeen violet lanterns before the ferry left."
 """A sentence that stands in no other place; in training text, so that every stage meets it."""
 
+PLANTED = {
+    "MLFLOW_TRACKING_USERNAME": "planted-user-5d1f",
+    "MLFLOW_TRACKING_PASSWORD": "planted-Tq7-password-93c2",
+    "MLFLOW_TRACKING_TOKEN": "planted-token-0b77ae51",
+    "AWS_SECRET_ACCESS_KEY": "planted/aws/7Kq0secret+key9",
+}
+"""Secrets in the environment of the first run, which no file may hold afterwards."""
+PLANTED_IN_TEXT = "planted-Zk4-text-password-11e8"
+"""A password in a document: masked before anything is written."""
+
 SETTINGS: dict[str, Any] = {
     "poc": {"title": "Tiny PoC", "owner": "ops", "organisation": "Example"},
     "corpus": {"folder": "corpus", "glossary": "glossary.csv", "questions": "questions.jsonl",
@@ -173,16 +183,14 @@ def _copy_text(source: Path, target: Path, n_characters: int, extra: str = "") -
     return text
 
 
-@pytest.fixture(scope="session")
-def tiny_poc(tmp_path_factory: pytest.TempPathFactory) -> TinyPoc:
-    """Documents of the sample cut short, its glossary, some of its questions, and a random base model."""
-    folder = tmp_path_factory.mktemp("poc")
+def make_tiny_poc(folder: Path) -> TinyPoc:
+    """Write documents of the sample cut short, its glossary, some of its questions, and a random base model."""
     pages = [f"en/{name}.txt" for name in EN] + [f"ja/{name}.txt" for name in JA]
     pages = [page for page in pages if (SAMPLE / "corpus" / page).is_file()]
     assert len(pages) >= 14, pages
     texts = []
     for page in pages:
-        extra = f"\n{MARKER}\n" * 3 if page == pages[-1] else ""
+        extra = f"\n{MARKER}\n" * 3 + f"\npassword: {PLANTED_IN_TEXT}\n" if page == pages[-1] else ""
         texts.append(_copy_text(SAMPLE / "corpus" / page, folder / "corpus" / page, CHARACTERS[page[:2]], extra))
     shutil.copy(SAMPLE / "glossary.csv", folder)
     lines = (SAMPLE / "questions.jsonl").read_text("utf-8").splitlines()
@@ -192,6 +200,12 @@ def tiny_poc(tmp_path_factory: pytest.TempPathFactory) -> TinyPoc:
     (folder / "questions.jsonl").write_text("\n".join(kept) + "\n", "utf-8")
     save_base_folder(folder / "base", texts)
     return TinyPoc(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_poc(tmp_path_factory: pytest.TempPathFactory) -> TinyPoc:
+    """A tiny PoC that nobody has run yet."""
+    return make_tiny_poc(tmp_path_factory.mktemp("poc"))
 
 
 def offline_prefix() -> list[str]:
@@ -212,7 +226,7 @@ def finished(tiny_poc: TinyPoc, tmp_path_factory: pytest.TempPathFactory) -> Fin
     log = folder / "network.log"
     settings = tiny_poc.plan()
     env = {"SKIP_POC_TEST_NETWORK_LOG": str(log)}
-    done = run_cli(settings, folder / "runs", env=env, prefix=offline_prefix())
+    done = run_cli(settings, folder / "runs", env=env | PLANTED, prefix=offline_prefix())
     assert done.returncode == 0, done.stdout
     seed_prefect(folder / "runs", Path(os.environ["PREFECT_HOME"]))
     return Finished(tiny_poc, settings, folder / "runs", done.stdout, log)

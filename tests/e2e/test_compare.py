@@ -179,7 +179,7 @@ def test_history_holds_the_rows_and_where_they_come_from(compared: Compared) -> 
 
 def _mlflow(runs: Path) -> list[Any]:
     client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("skiplayer-poc")
+    experiment = client.get_experiment_by_name("skiplayer-poc: Tiny PoC")
     return list(client.search_runs([experiment.experiment_id], max_results=200))
 
 

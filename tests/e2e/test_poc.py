@@ -27,7 +27,7 @@ STAGES = ["ingest", "base", "dense-tune", "calibrate", "skip-tune", "sweep", "co
 def mlflow_runs(runs: Path) -> tuple[MlflowClient, list[Run]]:
     """Return a client of the runs folder's MLflow file, and all runs in it."""
     client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("skiplayer-poc")
+    experiment = client.get_experiment_by_name("skiplayer-poc: Tiny PoC")
     return client, list(client.search_runs([experiment.experiment_id], max_results=200))
 
 
@@ -145,7 +145,10 @@ def test_mlflow_holds_one_parent_and_its_nested_runs(finished: Finished) -> None
 
     assert result["run"]["mlflow"]["run_id"] == parent.info.run_id
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.data.tags["mlflow.parentRunId"] for run in nested.values()} == {parent.info.run_id}
+    weeks = {run.info.run_id for run in nested.values() if run.data.tags["kind"] == "week"}
+    assert len(weeks) == 4
+    assert {nested[name].data.tags["mlflow.parentRunId"] for name in STAGES} == weeks
+    assert {nested[name].data.tags["mlflow.parentRunId"] for name in points} == {nested["sweep"].info.run_id}
     assert set(nested) >= {*STAGES, *points}
     assert len(nested) == len({run.data.tags[STAGE_TAG] for run in nested.values()})
     assert parent.data.params["model.dense_tune.steps"] == "4"

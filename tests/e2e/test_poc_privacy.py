@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import GUARD, MARKER, Finished
+from tests.e2e.conftest import GUARD, MARKER, PLANTED, PLANTED_IN_TEXT, Finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -61,3 +61,35 @@ def test_no_sentence_of_the_corpus_gets_out(finished: Finished) -> None:
     assert names >= {"mlflow.db", "prefect.db", "result.json", "report.html"}
     for name, content in [*((str(path), path.read_bytes()) for path in outside), ("output", finished.output.encode())]:
         assert [needle for needle in needles if needle in content] == [], name
+
+
+def test_no_planted_secret_is_found_anywhere(finished: Finished) -> None:
+    """Passwords of the environment, and one in a document, stand in no file of the runs folder and in no output."""
+    needles = [secret.encode() for secret in (*PLANTED.values(), PLANTED_IN_TEXT)]
+    files = [path for path in finished.runs.rglob("*") if path.is_file()]
+    documents = [path.read_text("utf-8") for path in (finished.poc.folder / "corpus").rglob("*.txt")]
+
+    assert any(PLANTED_IN_TEXT in text for text in documents)
+    assert len(files) > 50
+    for name, content in [*((str(path), path.read_bytes()) for path in files), ("output", finished.output.encode())]:
+        assert [needle for needle in needles if needle in content] == [], name
+
+
+def test_run_data_is_for_its_owner_alone(finished: Finished) -> None:
+    """Every file of the runs folder is 0600 at most, every folder 0700."""
+    open_to_others = [
+        str(path) for path in (finished.runs, *finished.runs.rglob("*"))
+        if not path.is_symlink() and path.stat().st_mode & 0o077
+    ]  # fmt: skip
+
+    assert open_to_others == []
+
+
+def test_nothing_that_is_loaded_can_execute_code(finished: Finished) -> None:
+    """Weights are safetensors: no pickle, by name or by content, lies in the runs folder."""
+    files = [path for path in finished.runs.rglob("*") if path.is_file()]
+
+    assert [path.name for path in files if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"}] == []
+    # a pickle of protocol 2 and later begins with its opcode and ends with the stop opcode
+    heads = [(path, path.read_bytes()) for path in files if "prefect" not in path.parts]
+    assert [path.name for path, content in heads if content[:1] == b"\x80" and content[-1:] == b"."] == []

@@ -96,7 +96,7 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(finished: Finished, resumed:
 def test_three_attempts_are_one_run(resumed: Resumed) -> None:
     """One run folder, one MLflow parent, no nested run twice, all finished."""
     client = MlflowClient(tracking_uri=f"sqlite:///{resumed.runs / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("skiplayer-poc")
+    experiment = client.get_experiment_by_name("skiplayer-poc: Tiny PoC")
     runs = client.search_runs([experiment.experiment_id], max_results=200)
     parents = [run for run in runs if run.data.tags.get("kind") == "poc"]
     names = [run.info.run_name for run in runs]

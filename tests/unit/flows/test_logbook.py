@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 from flows import logbook
 from flows.progress import Progress
 from flows.settings import flatten, load_settings, plan_sha256
+from flows.spool import Spool
 from flows.store import RunFolder, StageResult, Store
-from flows.tracking import Tracker
 from flows.workbench import Workbench
 from tests.unit.reports import fixtures
 
@@ -75,28 +75,31 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 
 @pytest.fixture(scope="module")
-def tracker(bench: Workbench) -> Tracker:
+def tracker(bench: Workbench) -> Spool:
     """Everything logged, twice: a second time changes nothing."""
     outcome = fixtures.go()
     (bench.run.path / "report.html").write_text("<p>report</p>", "utf-8")
+    (bench.run.path / "summary.md").write_text("report", "utf-8")
     (bench.run.path / "result.json").write_text(json.dumps(outcome), "utf-8")
     for _ in range(2):
-        tracker = logbook.open_tracker(bench, bench.run.path.parent)
+        tracker = logbook.open_tracker(bench)
         for name in ("ingest", "base", "dense-tune", "calibrate", "skip-tune", "sweep"):
             logbook.log_stage(tracker, bench, name)
         logbook.log_sweep(tracker, bench, outcome["sweep"])
+        logbook.log_speed(tracker, bench)
+        logbook.log_rest(tracker, bench)
         logbook.close(tracker, bench, outcome)
     return tracker
 
 
 @pytest.fixture(scope="module")
-def client(tracker: Tracker) -> MlflowClient:
+def client(tracker: Spool) -> MlflowClient:
     """A reader of the same file."""
-    return MlflowClient(tracking_uri=tracker.uri)
+    return MlflowClient(tracking_uri=tracker.tracking_uri)
 
 
 @pytest.fixture(scope="module")
-def runs(tracker: Tracker, client: MlflowClient) -> dict[str, Run]:
+def runs(tracker: Spool, client: MlflowClient) -> dict[str, Run]:
     """All runs by name."""
     experiment = client.get_experiment_by_name("logbook")
     found = client.search_runs([experiment.experiment_id], max_results=100)
@@ -105,7 +108,7 @@ def runs(tracker: Tracker, client: MlflowClient) -> dict[str, Run]:
 
 
 def test_the_parent_run_has_plan_verdict_and_files(
-    bench: Workbench, tracker: Tracker, client: MlflowClient, runs: dict[str, Run]
+    bench: Workbench, tracker: Spool, client: MlflowClient, runs: dict[str, Run]
 ) -> None:
     """Every registered setting is a parameter; verdict and threshold are tags; report, result and plots are files."""
     parent = runs[bench.run.id]
@@ -114,10 +117,10 @@ def test_the_parent_run_has_plan_verdict_and_files(
     assert set(parent.data.params) == set(flatten(bench.settings))
     assert parent.data.tags["plan_sha256"] == plan_sha256(bench.settings)
     assert (parent.data.tags["verdict"], parent.data.tags["threshold"]) == ("go", "0.42")
-    assert parent.data.metrics["gate_S1"] == pytest.approx(1.1868)
+    assert parent.data.metrics["S1"] == pytest.approx(1.1868)
     assert parent.data.metrics["accuracy_skip"] == pytest.approx(0.6325)
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "result.json"} < names
+    assert {"report.html", "summary.md", "result.json"} < names
     assert parent.info.status == "FINISHED"
 
 
@@ -157,14 +160,16 @@ def test_curves_are_logged_step_by_step(client: MlflowClient, runs: dict[str, Ru
     assert runs["skip-tune"].data.metrics["n_tokens"] == 0
 
 
-def test_every_sweep_point_is_a_nested_run(client: MlflowClient, tracker: Tracker, runs: dict[str, Run]) -> None:
+def test_every_sweep_point_is_a_nested_run(client: MlflowClient, tracker: Spool, runs: dict[str, Run]) -> None:
     """Numbers of the row, its skip rate by layer, and the parent above it."""
     rows = fixtures.go()["sweep"]
     for row in rows:
         run = runs[f"sweep point {row['index']}"]
         assert run.data.metrics["ppl_rise"] == pytest.approx(row["ppl_rise"])
         assert run.data.params["threshold"] == str(row["threshold"])
-        assert run.data.tags["mlflow.parentRunId"] == tracker.parent_id
+        assert run.data.tags["mlflow.parentRunId"] == runs["sweep"].info.run_id
+    assert runs["sweep"].data.tags["mlflow.parentRunId"] == runs["W2 tune and sweep"].info.run_id
+    assert runs["W2 tune and sweep"].data.tags["mlflow.parentRunId"] == tracker.parent_id
     layers = client.get_metric_history(runs["sweep point 3"].info.run_id, "skip_rate_of_layer")
     assert [metric.value for metric in layers] == rows[3]["skip_rate_per_layer"]
 
@@ -175,13 +180,13 @@ def test_a_missing_number_is_left_out(runs: dict[str, Run]) -> None:
     assert "selectivity" in runs["sweep point 1"].data.metrics
 
 
-def test_the_reference_names_no_path(bench: Workbench, tracker: Tracker) -> None:
+def test_the_reference_names_no_path(bench: Workbench, tracker: Spool) -> None:
     """In the report the default file is named without the folder it lies in."""
     assert logbook.reference(tracker, bench)["tracking_uri"] == "sqlite:///mlflow.db"
-    assert tracker.uri.startswith("sqlite:////")
+    assert tracker.tracking_uri.startswith("sqlite:////")
 
 
-def test_no_text_of_a_document_is_logged(bench: Workbench, tracker: Tracker) -> None:
+def test_no_text_of_a_document_is_logged(bench: Workbench, tracker: Spool) -> None:
     """The sentence that stands in the documents stands in no file of MLflow."""
     runs_dir = bench.run.path.parent
     files = [runs_dir / "mlflow.db", *(path for path in (runs_dir / "mlartifacts").rglob("*") if path.is_file())]

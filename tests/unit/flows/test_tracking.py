@@ -4,7 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from flows.errors import PocError
-from flows.tracking import MAX_PARAM_LENGTH, RUN_TAG, STAGE_TAG, DatasetRef, Tracker
+from flows.tracking import MAX_PARAM_LENGTH, OF_RUN_TAG, RUN_TAG, STAGE_TAG, DatasetRef, Tracker, TrackingAwayError
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,11 @@ def test_finished_stage_is_logged_once(tracker):
 
 def test_half_logged_stage_is_replaced(tracker):
     """A nested run that a kill left running is removed, not finished twice."""
-    client = _client(tracker)
-    parent_id = tracker.start("test_half_logged_stage_is_replaced")
+    client, name = _client(tracker), "test_half_logged_stage_is_replaced"
     experiment_id = client.get_experiment_by_name("poc").experiment_id
-    tags = {STAGE_TAG: "key-half", "mlflow.parentRunId": parent_id}
+    tags = {STAGE_TAG: "key-half", "mlflow.parentRunId": tracker.parent_id, OF_RUN_TAG: name}
     half = client.create_run(experiment_id, tags=tags).info.run_id
+    tracker.start(name)
 
     whole = tracker.log_stage("sweep", "key-half", metrics={"ppl": 4.0})
 
@@ -147,7 +147,7 @@ def test_unreachable_server_is_told(tmp_path, monkeypatch):
     """A wrong address ends in one message, with the address and what is kept."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    with pytest.raises(PocError, match="MLflow did not take the run") as caught:
+    with pytest.raises(TrackingAwayError, match="MLflow did not take the run") as caught:
         Tracker("http://127.0.0.1:1", "poc", tmp_path)
     assert caught.value.where == "http://127.0.0.1:1"
     assert "finished stages are kept" in caught.value.todo
@@ -161,3 +161,33 @@ def test_deleted_experiment_is_told(runs_dir):
 
     with pytest.raises(PocError, match="experiment gone was deleted"):
         Tracker(None, "gone", runs_dir)
+
+
+def test_weeks_hold_stages_and_stages_hold_points(tracker):
+    """Groups are made once, where they are missing; a stage that was logged is a group too."""
+    stage = tracker.log_stage("sweep", "key-sweep", under=["W2"])
+    point = tracker.log_stage("point 1", "key-point", under=["W2", "sweep"])
+    week = tracker.log_group("W2", tags={"gate": "pass"})
+    client = _client(tracker)
+
+    assert client.get_run(point).data.tags["mlflow.parentRunId"] == stage
+    assert client.get_run(stage).data.tags["mlflow.parentRunId"] == week
+    assert client.get_run(week).data.tags["mlflow.parentRunId"] == tracker.parent_id
+    assert client.get_run(week).data.tags["gate"] == "pass"
+
+
+def test_twins_of_a_repeated_request_are_removed(tracker, runs_dir):
+    """A request that was answered twice leaves two runs; the first keeps its children, the second goes."""
+    client, name = _client(tracker), "test_twins_of_a_repeated_request_are_removed"
+    stage = tracker.log_stage("sweep", "key-twin")
+    experiment_id = client.get_experiment_by_name("poc").experiment_id
+    client.create_run(experiment_id, tags={RUN_TAG: name, "kind": "poc"})
+    tags = {STAGE_TAG: "key-twin", "mlflow.parentRunId": tracker.parent_id, OF_RUN_TAG: name}
+    client.create_run(experiment_id, tags=tags)
+
+    again = Tracker(None, "poc", runs_dir)
+    assert again.start(name) == tracker.parent_id
+    again.finish()
+
+    assert [run.info.run_id for run in _runs(tracker, f"tags.`{RUN_TAG}` = '{name}'")] == [tracker.parent_id]
+    assert [run.info.run_id for run in _runs(tracker, f"tags.`{STAGE_TAG}` = 'key-twin'")] == [stage]
