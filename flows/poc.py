@@ -125,6 +125,8 @@ def finish(
         hook.reused = report.exists() and report.with_name("summary.md").exists()
         if not hook.reused:
             session.step(opened, "report", lambda: write_all(outcome, report, bench.settings.report.language))
+            for path in (report, report.with_name("summary.md")):
+                path.chmod(0o600)  # written to be handed on; this copy lies among run data
     bench.run.make_latest()
     logbook.close(opened.spool, bench, outcome)
     _artifacts(outcome, report)

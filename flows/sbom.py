@@ -45,11 +45,11 @@ def _component(name: str, distribution: importlib.metadata.Distribution) -> dict
 
 
 def _licence(distribution: importlib.metadata.Distribution) -> str:
-    fields = distribution.metadata
-    named = fields["License-Expression"] if "License-Expression" in fields else ""
+    fields: Any = distribution.metadata  # an e-mail message, which its type does not say
+    named = fields.get("License-Expression") or ""
     classified = [line.rpartition("::")[2].strip() for line in fields.get_all("Classifier") or ()
                   if line.startswith("License ::")]  # fmt: skip
-    old = (fields["License"] if "License" in fields else "").strip().splitlines()
+    old = (fields.get("License") or "").strip().splitlines()
     return str(named or ", ".join(classified) or (old[0][:80] if old else ""))
 
 

@@ -41,6 +41,8 @@ def log_once(
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix=".model-") as scratch:
         saved = Path(scratch) / "model"
         _save(saved, Path(scratch) / "checkpoint", checkpoint, model_id, threshold, code, requirements)
+        for path in saved.rglob("*"):  # copies keep the modes of what they were made from
+            path.chmod(0o700 if path.is_dir() else 0o600)
         client.log_model_artifacts(model_id, str(saved))
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])

@@ -168,7 +168,7 @@ def test_mlflow_has_the_files_of_the_run(finished: Finished) -> None:
     kept = finished.runs / "mlartifacts" / parent.info.run_id / "artifacts"
 
     assert plots
-    assert names == {"report.html", "result.json", *plots}
+    assert names == {"report.html", "summary.md", "result.json", *plots}
     for name in ("report.html", "result.json"):
         assert (kept / name).read_bytes() == (finished.folder / name).read_bytes()
 
