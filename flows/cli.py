@@ -1,4 +1,4 @@
-"""Command line `skip-poc`: run, init, check, terms, questions, compare, bench, report, decide, simulate, schema, ui.
+"""Command line `skip-poc`: run, check, compare, bench, serve, report, decide, and what `--help` lists beside them.
 
 runs, gc, deliver and doctor are in flows/cli_house.py.
 
@@ -165,10 +165,26 @@ def _bench_model(arguments: argparse.Namespace) -> int:
     target = find_target(arguments.folder, arguments.runs_dir, documents=arguments.documents,
                          threshold=arguments.threshold, level=arguments.level)  # fmt: skip
     out = arguments.out or arguments.runs_dir / "bench" / target.name
+    if arguments.serve:
+        from flows.serve import load_test
+
+        _say(str(load_test(target, arguments, out / "load_test.json")))
+        return 0
     run_bench(target, config, out, Progress(quiet=arguments.quiet), calibrations=arguments.calibrations,
               history=arguments.history)  # fmt: skip
     _say(str(out / FILE))
     return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from skipmodel.serve.command import config_of
+
+    config = config_of(arguments, has_demo=arguments.has_demo)
+    runtime.prepare(arguments.runs_dir)
+    from flows.serve import serve
+
+    return serve(arguments.folder, arguments.runs_dir, config, threshold=arguments.threshold, level=arguments.level,
+                 say=_say, is_demo=arguments.has_demo)  # fmt: skip
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -216,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_what_computes(commands)
     _add_bench(commands)
+    _add_serve(commands)
     _add_what_reads_results(commands)
     add_housekeeping(commands, _add, _add_runs_dir)
     return parser
@@ -289,6 +306,7 @@ def _add_what_computes(commands: Commands) -> None:
 
 def _add_bench(commands: Commands) -> None:
     from skipmodel.bench.command import add_arguments
+    from skipmodel.serve.loadtest_command import add_load
 
     bench = _add(commands, "bench", _bench_model, "time dense against skip in pairs: a finished run, or a checkpoint")
     bench.add_argument("folder", type=Path, help="run folder, such as runs/latest, or checkpoint folder")
@@ -296,8 +314,24 @@ def _add_bench(commands: Commands) -> None:
     bench.add_argument("--out", type=Path, help="folder of bench.json and bench.svg; default: RUNS_DIR/bench/NAME")
     bench.add_argument("--history", type=Path, help="folder for the reference file of this date, commit and device")
     add_arguments(bench)
+    bench.add_argument("--serve", action="store_true", help="load test of the served model instead, at rising rates")
+    add_load(bench)
     _add_runs_dir(bench)
     _add_quiet(bench)
+
+
+def _add_serve(commands: Commands) -> None:
+    from skipmodel.serve.command import add_arguments
+
+    for name, has_demo, text in (
+        ("serve", False, "serve a finished run or a checkpoint over HTTP, OpenAI-compatible; Ctrl-C stops it"),
+        ("demo", True, "one local page that shows which tokens skip which layers, beside the dense answer"),
+    ):
+        sub = _add(commands, name, _serve, text)
+        sub.add_argument("folder", type=Path, help="run folder, such as runs/latest, or checkpoint folder")
+        sub.set_defaults(has_demo=has_demo)
+        add_arguments(sub)
+        _add_runs_dir(sub)
 
 
 def _add_what_reads_results(commands: Commands) -> None:

@@ -1,9 +1,12 @@
-"""`python -m skipmodel train | bench | generate | scratch`: the model on a box without Prefect and MLflow.
+"""`python -m skipmodel COMMAND`: the model on a box without Prefect and MLflow.
 
     train     --config run.json --documents documents.jsonl --out DIR
     bench     --model DIR [--out bench.json] [--threshold 0.5 | --level 0.3] [--documents documents.jsonl] ...
     generate  --model DIR --prompt TEXT [--threshold 0.5 | --level 0.3] [--tokens 64] [--guards DIR | --no-guards]
     scratch   --documents documents.jsonl --out result.json [--layers 8] [--density 0.5] [--steps 800] [--seeds 3] ...
+    serve     --model DIR [--threshold 0.5 | --level 0.3] [--port 8000] [--slots 4] [--demo] ...
+    lossless  --model DIR [--documents documents.jsonl] [--threshold 0.5] [--drafts 1,2,4] ...
+    loadtest  --url http://127.0.0.1:8000 --out load.json [--rates 0.5,1,2] [--duration-s 60] ...
 
 `run.json` holds the model part of the settings (`skipmodel.config.to_json`); `documents.jsonl` is what the ingest
 stage writes. The last line of standard output is one JSON document.
@@ -26,6 +29,9 @@ from skipmodel.config_json import from_json
 from skipmodel.errors import DataError, SkipModelError
 from skipmodel.memory import keep_freed_memory
 from skipmodel.scratch_config import ScratchConfig, setting_help
+from skipmodel.serve.command import add_arguments as add_serve_arguments
+from skipmodel.serve.loadtest_command import add_arguments as add_load_arguments
+from skipmodel.serve.lossless_options import add_arguments as add_lossless_arguments
 
 EXIT_CODE = 2
 EXIT_INTERRUPTED = 130
@@ -160,6 +166,28 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
             "guarded": guarded, "dense_from": dense_from, "measured_s": seconds}  # fmt: skip
 
 
+def serve(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve a checkpoint over HTTP, OpenAI-compatible, until Ctrl-C; with --demo a page to try it."""
+    from skipmodel.serve.command import config_of, run
+
+    config = config_of(arguments, has_demo=arguments.demo)
+    return run(arguments.model, config, threshold=arguments.threshold, level=arguments.level)
+
+
+def loadtest(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Send requests to a running server at rising rates, dense and skip, and write the records of the load test."""
+    from skipmodel.serve.loadtest_command import run
+
+    return run(arguments)
+
+
+def lossless(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time lossless answers against dense ones: acceptance, speed-up and break-even per number of drafted tokens."""
+    from skipmodel.serve.lossless_bench import run
+
+    return run(arguments)
+
+
 def _load(folder: Path) -> tuple[Any, Any]:
     from skipmodel.base import default_device, load_checkpoint
 
@@ -188,16 +216,28 @@ def _progress(what: str) -> Any:
     return lambda done, total: sys.stderr.write(f"\r{what} {done}/{total}" + ("\n" if done == total else ""))
 
 
+COMMANDS = {
+    "train": train, "bench": bench, "generate": generate, "scratch": scratch, "serve": serve, "loadtest": loadtest,
+    "lossless": lossless,
+}  # fmt: skip
+
+
+ADDED_BY_THE_ROOM = {"loadtest": add_load_arguments, "lossless": add_lossless_arguments}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m skipmodel", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for name, command in (("train", train), ("bench", bench), ("generate", generate), ("scratch", scratch)):
+    for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
         sub.set_defaults(command=command)
         if name == "train":
             sub.add_argument("--config", type=Path, help="model settings as JSON; without it the defaults")
             sub.add_argument("--documents", type=Path, required=True, help="documents.jsonl of the ingest stage")
             sub.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+            continue
+        if name in ADDED_BY_THE_ROOM:
+            ADDED_BY_THE_ROOM[name](sub)
             continue
         if name == "scratch":
             sub.add_argument("--documents", type=Path, required=True, help="documents.jsonl of the ingest stage")
@@ -207,7 +247,10 @@ def _parser() -> argparse.ArgumentParser:
                                  help=f"{meaning} (default {default})")  # fmt: skip
             continue
         sub.add_argument("--model", type=Path, required=True, help="folder of a SkipLayer checkpoint")
-        if name == "bench":
+        if name == "serve":
+            add_serve_arguments(sub)
+            sub.add_argument("--demo", action="store_true", help="serve the demo page at /demo too")
+        elif name == "bench":
             sub.add_argument("--threshold", type=float, help="time the learned routing at this threshold")
             sub.add_argument("--out", type=Path, default=Path("bench.json"), help="file of the document, JSON")
             add_bench_arguments(sub)

@@ -229,7 +229,7 @@ class Engine:
         attend: Attention, mask_N: Tensor,
     ) -> None:  # fmt: skip
         """Run a layer on the rows of the mask and the skip path on the others, in place."""
-        attend.store(skip.kept.rows(scaled_ND))
+        attend.store(layer.kept.rows(scaled_ND))
         executed_X = mask_N.nonzero().squeeze(1)
         if len(executed_X) < len(mask_N) and skip.path_down is not None:
             skipped = (~mask_N).nonzero().squeeze(1)

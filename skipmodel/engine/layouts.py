@@ -129,7 +129,7 @@ def _lay_out(weights: ModelWeights, config: Any, index: int, layer: Any, raw: Ra
     kind = kinds[index] if kinds else None
     rotary = None if weights.rotary is None else (kind if isinstance(weights.rotary.rope_type, dict) else "all")
     return LayerWeights(
-        qkv=fused.part(0, n_qkv), query=fused.part(0, n_query),
+        qkv=fused.part(0, n_qkv), query=fused.part(0, n_query), kept=fused.part(n_query, n_qkv),
         out=Matrix(raw.out.detach(), _detached(raw.out_bias), is_int8=is_int8),
         up=Matrix(up, up_bias, is_int8=is_int8),
         down=Matrix(raw.down.detach(), _detached(raw.down_bias), is_int8=is_int8),

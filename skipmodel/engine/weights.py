@@ -37,8 +37,6 @@ class SkipWeights:
     router_bias: float
     key_value: Matrix
     """Keys and values, then the inner rows of the skip path where it reads the same input."""
-    kept: Matrix
-    """Keys and values alone; shares the storage of `key_value`."""
     path_down: Matrix | None
     """Inner rows of the path; None for identity."""
     is_path_in_front: bool
@@ -55,6 +53,8 @@ class LayerWeights:
 
     qkv: Matrix
     query: Matrix
+    kept: Matrix
+    """Keys and values alone."""
     out: Matrix
     up: Matrix
     """Gate and up rows of a gated MLP, or its only inner rows."""
@@ -152,7 +152,7 @@ def skip_weights(layer: Any, front: Matrix, bounds: tuple[int, int], path_in_fro
     return SkipWeights(
         router=router, router_D=router_D, router_bias=bias,
         key_value=front.part(bounds[0], front.n_outputs),
-        kept=front.part(*bounds), path_down=path_down, is_path_in_front=path_in_front,
+        path_down=path_down, is_path_in_front=path_in_front,
         path_up=Matrix(path.up.detach().to(dtype), path.bias.detach().to(dtype)) if has_path else None,
         is_adapter=isinstance(path, AdapterSkipPath),
     )  # fmt: skip
