@@ -45,11 +45,15 @@ def _component(name: str, distribution: importlib.metadata.Distribution) -> dict
 
 
 def _licence(distribution: importlib.metadata.Distribution) -> str:
-    fields: Any = distribution.metadata  # an e-mail message, which its type does not say
-    named = fields.get("License-Expression") or ""
+    fields = distribution.metadata
+
+    def first(name: str) -> str:
+        return str((fields.get_all(name) or [""])[0])
+
+    named = first("License-Expression")
     classified = [line.rpartition("::")[2].strip() for line in fields.get_all("Classifier") or ()
                   if line.startswith("License ::")]  # fmt: skip
-    old = (fields.get("License") or "").strip().splitlines()
+    old = first("License").strip().splitlines()
     return str(named or ", ".join(classified) or (old[0][:80] if old else ""))
 
 
