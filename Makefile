@@ -50,7 +50,7 @@ check: $(STAMP) ## Format, lint, types, import contract, spelling, file sizes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell -L theis,nd,dentified,ser flows/*.py flows/corpus kpis reports skipmodel tests README.md Makefile .ci
+	$(BIN)/codespell -L theis,nd,dentified,ser,rouge flows/*.py flows/corpus kpis reports skipmodel tests README.md Makefile .ci
 	$(BIN)/python -m pytest -q -p no:randomly tests/contract/test_files.py
 
 ui: $(STAMP) ## Open MLflow and Prefect on loopback; Ctrl-C stops both
