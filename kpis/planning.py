@@ -24,6 +24,8 @@ _MAX_ENUMERATED = 20_000
 _MAX_FLIPS = 1_000
 """Above these the tables are too many to add up and so many that the normal approximation is off by less than 0.001."""
 
+_NEVER = 1e-100
+
 
 def non_inferiority_power(
     n: int,
@@ -66,6 +68,8 @@ def non_inferiority_power(
             "difference is a flip"
         )
     harmful, helpful = (flip_rate - true_difference) / 2.0, (flip_rate + true_difference) / 2.0
+    # scipy overflows below the smallest normal numbers; so rare a flip never happens
+    harmful, helpful = (0.0 if rate < _NEVER else rate for rate in (harmful, helpful))
     if size > _MAX_ENUMERATED or size * flip_rate > _MAX_FLIPS:
         return _large_sample_power(size, harmful, helpful, margin, alpha)
     b = _likely(size, harmful)

@@ -63,7 +63,7 @@ def test_a_run_is_benchmarked_at_its_choice_on_its_text(run_folder: Path, tmp_pa
     assert target.threshold == stored["choice"]["threshold"] == 0.47
     assert (target.name, target.experiment, target.runs_dir) == (
         stored["run"]["id"],
-        "skiplayer-poc",
+        "skiplayer-poc: Manual",
         run_folder.parent,
     )
 

@@ -15,6 +15,7 @@ from kpis.planning import design_effect, detectable_margin, items_for_power, non
 def power_of_every_table(n: int, flip_rate: float, margin: float, alpha: float, true_difference: float) -> float:
     """The slow form: every table that is not practically impossible is tried by itself."""
     harmful, helpful = (flip_rate - true_difference) / 2.0, (flip_rate + true_difference) / 2.0
+    harmful, helpful = (0.0 if rate < 1e-100 else rate for rate in (harmful, helpful))
     b, c = planning._likely(n, harmful), planning._likely(n, helpful)
     statistic = tango_statistic(b[:, None], c[None, :], n, -margin)
     shown = (statistic > norm.ppf(1.0 - alpha)) & (b[:, None] + c[None, :] <= n)
