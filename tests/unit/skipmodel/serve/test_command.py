@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -65,13 +64,16 @@ def test_the_command_serves_until_a_signal(checkpoint: Path, number: signal.Sign
     command = [sys.executable, "-m", "skipmodel", "serve", "--model", str(checkpoint), "--port", "0", "--context", "64"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert process.stderr is not None
-    address = next(line for line in process.stderr if line.startswith("http://")).split()[0]
-    with urllib.request.urlopen(address + "/models", timeout=60) as answer:
-        assert b"skiplayer" in answer.read()
-    time.sleep(0.2)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    try:
+        assert process.stderr is not None
+        address = next(line for line in process.stderr if line.startswith("http://")).split()[0]
+        with urllib.request.urlopen(address + "/models", timeout=60) as answer:
+            assert b"skiplayer" in answer.read()
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 0
     assert out == '{"requests": 0.0}\n'
 

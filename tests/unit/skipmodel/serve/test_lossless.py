@@ -69,16 +69,16 @@ def test_dense_answers_are_those_of_generate(served: Served) -> None:
 
 
 def test_sampled_answers_have_the_dense_distribution(served: Served) -> None:
-    """600 seeds, three tokens: drafted and verified against sampled densely, by a two-sample chi-square."""
+    """600 seeds, four tokens, three of them drafted and verified, against dense samples: two-sample chi-square."""
     ids = tuple(served.tokenizer("The server")["input_ids"])
-    dense = [Ask(ids, 3, 0.5, seed=seed, ignores_eos=True) for seed in range(600)]
-    lossless = [Ask(ids, 3, 0.5, seed=seed + 5000, ignores_eos=True, threshold_logit=-0.6, is_lossless=True)
+    dense = [Ask(ids, 4, 0.5, seed=seed, ignores_eos=True) for seed in range(600)]
+    lossless = [Ask(ids, 4, 0.5, seed=seed + 5000, ignores_eos=True, threshold_logit=-0.6, is_lossless=True)
                 for seed in range(600)]  # fmt: skip
     first, _ = answers(served, dense, LanePass)
     second, scheduler = answers(served, lossless, LanePass)
     assert scheduler.metrics.value("draft_tokens_total", outcome="accepted") > 60
     assert scheduler.metrics.value("draft_tokens_total", outcome="rejected") > 60
-    for position in range(3):
+    for position in range(4):
         counts = [Counter(tokens[position] for tokens in answers_) for answers_ in (first, second)]
         common = [token for token, n in (counts[0] + counts[1]).items() if n >= 10]
         table = [[count[token] for token in common] for count in counts]
