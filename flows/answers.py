@@ -9,15 +9,13 @@ owner may read, and everything else holds grades, lengths and hashes.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.questions import Question, solved_example
 from flows.settings import Settings
-from flows.store import clear_disk_errors, read_json, write_json
+from flows.store import read_json, write_json
 from flows.terms import find_spans
 from flows.workbench import KINDS, Workbench
 from kpis.answers import grade, self_consistency
@@ -73,7 +71,7 @@ def write_answers(
         records.append(record.to_json())
         texts.append(text)
         report(done + 1, len(chosen))
-    write_private_json(folder / TEXTS, {"schema_version": 1, "items": texts})
+    write_json(folder / TEXTS, {"schema_version": 1, "items": texts}, mode=0o600)
     write_json(folder / RECORDS, {
         "schema_version": 1, "items": records, "n_with_example": n_shown, "max_new_tokens": plan.max_new_tokens,
         "n_samples": plan.samples, "temperature": plan.temperature,
@@ -160,22 +158,6 @@ def end_ids(bench: Workbench) -> list[int]:
     told = getattr(bench.model.config, "eos_token_id", None)
     found = [bench.tokenizer.eos_token_id, *(told if isinstance(told, list | tuple) else [told])]
     return sorted({int(token) for token in found if token is not None})
-
-
-def write_private_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON atomically into a file that only its owner may read, from its first byte on."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with clear_disk_errors(path):
-        partial.unlink(missing_ok=True)
-        try:
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(value, file, ensure_ascii=False, sort_keys=True, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 # --- what the records say ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from flows.progress import Progress
 from flows.settings import base_source, load_settings, plan_sha256, write_schema
 from kpis.errors import KpiError
 from reports.errors import ReportError
+from skipmodel.bench.command import floats
 from skipmodel.errors import SkipModelError
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def _add_what_computes(commands: Commands) -> None:
     compare.add_argument("--methods", help="methods to compare, separated by commas; default: all")
     compare.add_argument("--seeds", type=int, help="trainings of each method; default: 3")
     compare.add_argument("--steps", type=int, help="steps of every training; default: model.skip_tune.steps")
-    compare.add_argument("--skip-rates", type=_rates, help="shares of all layer executions, such as 0.05,0.1,0.2")
+    compare.add_argument("--skip-rates", type=floats, help="shares of all layer executions, such as 0.05,0.1,0.2")
     compare.add_argument("--heal-per-rate", action="store_true", help="train dropped layers apart for each number")
     compare.add_argument("--history", type=Path, help="folder for the reference file of this date and commit")
     _add_quiet(compare)
@@ -368,13 +369,6 @@ def _day(text: str) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from None
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from flows.compare_base import CODE, Comparison
 from flows.progress import ProgressHook
-from flows.store import StageResult, read_json, write_json
+from flows.store import StageResult, read_json, write_json, write_once
 from skipmodel.config_compare import DERIVED, DROPPED, OWN, REFERENCES, RIVALS
 from skipmodel.errors import ConfigError, TrainingError
 
@@ -122,7 +122,7 @@ def _derived(shared: Comparison, method: str, seed: int, folder: Path, hook: Pro
         return shared.record(engine, scores, target)
 
     for number, (target, rates) in enumerate(points):
-        _once(folder / f"point-{number:02d}.json", functools.partial(make, target, rates))
+        write_once(folder / f"point-{number:02d}.json", functools.partial(make, target, rates))
         hook(number + 1, len(points))
     _finish(folder, None)
 
@@ -268,7 +268,7 @@ def _judge(
         return shared.record(engine, scores, target)
 
     for number, (target, path) in enumerate(zip(targets, paths, strict=True)):
-        _once(path, functools.partial(make, target))
+        write_once(path, functools.partial(make, target))
         tick(number + 1)
 
 
@@ -317,11 +317,6 @@ def _load(shared: Comparison, folder: Path, seed: int) -> Any:
     model = _build(shared, OWN, seed)
     model.load_routing(folder / "routing.safetensors")
     return model
-
-
-def _once(path: Path, make: Callable[[], dict[str, Any]]) -> None:
-    if not path.exists():
-        write_json(path, make())
 
 
 def _unreachable(target: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from flows import answers
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
-from flows.store import StageResult, read_json, write_json
+from flows.store import StageResult, read_json, write_once
 from flows.timing import measure, timing_rows
 from flows.workbench import KINDS, Workbench
 
@@ -119,11 +119,6 @@ class Scorer:
         }
 
 
-def _once(path: Path, make: Callable[[], dict[str, Any]]) -> None:
-    if not path.exists():
-        write_json(path, make())
-
-
 def sweep(bench: Workbench) -> StageResult:
     """Thresholds from held-out text, each measured on the validation split; threshold 0 comes first."""
     config = bench.settings.model
@@ -143,7 +138,7 @@ def sweep(bench: Workbench) -> StageResult:
                                     margins=config.skip.class_margins)  # fmt: skip
             return {"logits": logits, "n_tokens": int(held_out.n_real_N.sum())}
 
-        _once(folder / "thresholds.json", read_thresholds)
+        write_once(folder / "thresholds.json", read_thresholds)
         logits = read_json(folder / "thresholds.json")["logits"]
         points = [(0.0, None), *zip(config.sweep.target_skip_rates, logits, strict=False)]
         scorer = Scorer(bench, "validation", config.sweep.validation_tokens)
@@ -159,7 +154,7 @@ def sweep(bench: Workbench) -> StageResult:
                     "estimated_ceiling": engine.work.estimated_ceiling(arm["skip_rate_per_unit"]),
                 }
 
-            _once(folder / f"point-{index:02d}.json", point)
+            write_once(folder / f"point-{index:02d}.json", point)
             hook(index + 1, len(points))
 
     inputs = {
@@ -208,7 +203,7 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
         ]  # fmt: skip
         parts = len(arms) + 1
         for done, (name, make) in enumerate(arms):
-            _once(folder / f"arm-{name}.json", make)
+            write_once(folder / f"arm-{name}.json", make)
             hook(done + 1, parts)
         if not (folder / answers.RECORDS).exists():
             answers.write_answers(
@@ -217,15 +212,20 @@ def confirm(bench: Workbench, point: dict[str, Any]) -> StageResult:
             )  # fmt: skip
         hook(parts, parts)
 
-    inputs = {
+    code = [*SCORE_CODE, *answers.CODE, "skipmodel/int8.py"]
+    return bench.do("confirm", "confirm once on the test split", confirm_inputs(bench, point), code, compute)
+
+
+def confirm_inputs(bench: Workbench, point: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a confirmation, beside the code: with anything else of it the test split is read anew."""
+    sweep = bench.settings.model.sweep
+    return {
         "answers": answers.inputs(bench.settings),
         "sweep": bench.key("sweep"),
         "threshold_logit": point["threshold_logit"],
-        "test_tokens": config.sweep.test_tokens,
-        "test_items": config.sweep.test_items,
+        "test_tokens": sweep.test_tokens,
+        "test_items": sweep.test_items,
     }
-    code = [*SCORE_CODE, *answers.CODE, "skipmodel/int8.py"]
-    return bench.do("confirm", "confirm once on the test split", inputs, code, compute)
 
 
 def _rates(folder: Path) -> list[float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import answers, evaluation, insight
+from flows.report_command import summary_of
 from flows.result import checkpoint_sha256
 from flows.settings import flatten, plan_sha256
 from flows.spool import Spool
@@ -135,6 +136,7 @@ def close(spool: Spool, bench: Workbench, outcome: dict[str, Any]) -> None:
     from reports.plots import write_plots
 
     folder = bench.run.path
+    report = folder / "report.html"
     plots = write_plots(outcome, folder / "plots", bench.settings.report.language)
     kpis: dict[str, float] = {}
     for gate in outcome["gates"]:
@@ -154,7 +156,7 @@ def close(spool: Spool, bench: Workbench, outcome: dict[str, Any]) -> None:
             "git_commit": outcome["run"]["git_commit"] or "",
             "test_openings": str(outcome["data"]["test_openings"]),
         },
-        artifacts=[folder / "report.html", folder / "summary.md", folder / "result.json", *plots],
+        artifacts=[report, summary_of(report), folder / "result.json", *plots],
     )
     if bench.settings.tracking.log_model:
         _log_model(spool, bench, threshold or 0.0, register=verdict in _ALLOWED)

@@ -21,7 +21,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import judge, logbook, month_gates, openings, poc, scale, session, stages
+from flows import evaluation, judge, logbook, month_gates, openings, poc, scale, session, stages
 from flows.baseline import baseline
 from flows.month_record import FLOW_OF, WEEKS, Gate, Month
 from flows.progress import Progress
@@ -198,9 +198,7 @@ def _plan(parameters: MonthParameters) -> dict[str, Any]:
 
 def _opening(bench: Workbench, point: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return what makes the coming confirmation, and which others have read the same split."""
-    sweep = bench.settings.model.sweep
-    confirm = {"sweep": bench.key("sweep"), "threshold_logit": point["threshold_logit"],
-               "test_tokens": sweep.test_tokens, "test_items": sweep.test_items}  # fmt: skip
+    confirm = evaluation.confirm_inputs(bench, point)
     ingest = read_json(bench.folder("ingest") / "stage.json")["inputs"]
     root = bench.store.root
     earlier = openings.openings_of(root, ingest, bench.input_hashes()["questions"])

@@ -15,7 +15,7 @@ from flows import evaluation, insight, logbook, machine, result, runtime, scale,
 from flows.errors import PocError
 from flows.progress import Progress
 from flows.reaper import watch_this_process
-from flows.report_command import write_all
+from flows.report_command import summary_of, write_all
 from flows.session import Session
 from flows.settings import Profile
 from flows.store import write_json
@@ -122,10 +122,10 @@ def finish(
             report.unlink(missing_ok=True)
             write_json(bench.run.path / "result.json", outcome)
     with progress.stage("report") as hook:
-        hook.reused = report.exists() and report.with_name("summary.md").exists()
+        hook.reused = report.exists() and summary_of(report).exists()
         if not hook.reused:
-            session.step(opened, "report", lambda: write_all(outcome, report, bench.settings.report.language))
-            for path in (report, report.with_name("summary.md")):
+            written = session.step(opened, "report", lambda: write_all(outcome, report, bench.settings.report.language))
+            for path in written.files:
                 path.chmod(0o600)  # written to be handed on; this copy lies among run data
     bench.run.make_latest()
     logbook.close(opened.spool, bench, outcome)

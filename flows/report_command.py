@@ -76,6 +76,11 @@ def load(folder: Path) -> dict[str, Any]:
     return result
 
 
+def summary_of(html: Path) -> Path:
+    """Return where the summary of a report stands."""
+    return html.with_name(html.name.replace("report", "summary", 1)).with_suffix(".md")
+
+
 def write_all(result: dict[str, Any], html: Path, language: str, *, with_pdf: bool = False) -> Written:
     """Write the report and, beside it, its summary (.md) and its PDF when asked for.
 
@@ -91,7 +96,7 @@ def write_all(result: dict[str, Any], html: Path, language: str, *, with_pdf: bo
     from reports.summary import render_summary
 
     write_whole(html, render(result, language).encode("utf-8"))
-    summary = html.with_name(html.name.replace("report", "summary", 1)).with_suffix(".md")
+    summary = summary_of(html)
     write_whole(summary, render_summary(result, language).encode("utf-8"))
     if not with_pdf:
         return Written(html, summary)

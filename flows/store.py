@@ -100,10 +100,15 @@ def read_json(path: Path) -> Any:
                        todo="remove the folder that holds it and run the PoC again") from error  # fmt: skip
 
 
-def write_json(path: Path, value: Json) -> None:
+def write_json(path: Path, value: Json, *, mode: int = 0o666) -> None:
     """Write JSON atomically: readers see the old file or the whole new one, also after a kill.
 
     Keys are sorted, text stays readable UTF-8.
+
+    Args:
+        path: The file.
+        value: What it holds.
+        mode: Permissions from the first byte on, less the umask.
 
     Raises:
         ValueError: The value holds NaN or infinity; missing numbers are null with a reason.
@@ -113,13 +118,20 @@ def write_json(path: Path, value: Json) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with clear_disk_errors(path):
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            partial.unlink(missing_ok=True)  # the rest of a killed attempt may be open to others
+            with open(partial, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def write_once(path: Path, make: Callable[[], Json]) -> None:
+    """Write what `make` returns as JSON, unless an earlier attempt at a stage has written it already."""
+    if not path.exists():
+        write_json(path, make())
 
 
 @contextlib.contextmanager

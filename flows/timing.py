@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.progress import ProgressHook
 from flows.stages import MODEL_CODE
-from flows.store import StageResult, read_json, write_json
+from flows.store import StageResult, read_json, write_once
 from flows.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
 
         engine, n_pairs = bench.engine, config.measure.n_pairs
         if engine.routed_units:
-            _once(folder / "engagement.json", lambda: _calibration(bench))
+            write_once(folder / "engagement.json", lambda: _calibration(bench))
         costs = rule.load(folder / "engagement.json") if engine.routed_units else None
         cells: list[tuple[Phase, float | None]] = [("decode", None), ("prefill", None)]
         cells += [(phase, rate) for rate in config.measure.random_skip_rates for phase in ("decode", "prefill")]
@@ -49,9 +48,9 @@ def measure(bench: Workbench, point: dict[str, Any], machine: dict[str, Any]) ->
             return row.to_json() | {"prompt_tokens": row.prompt, "estimated_ceiling": row.ceiling}
 
         for index, (phase, rate) in enumerate(cells):
-            _once(folder / f"cell-{index:02d}.json", lambda phase=phase, rate=rate: cell(phase, rate))  # type: ignore[misc]
+            write_once(folder / f"cell-{index:02d}.json", lambda phase=phase, rate=rate: cell(phase, rate))  # type: ignore[misc]
             hook(index + 1, len(cells) + 1)
-        _once(folder / INT8, lambda: _int8(bench))
+        write_once(folder / INT8, lambda: _int8(bench))
         hook(len(cells) + 1, len(cells) + 1)
 
     inputs = {
@@ -101,11 +100,6 @@ def device_name(bench: Workbench) -> str:
     """Return the name of the device on which the finished stage was timed; empty when its record names none."""
     machine = read_json(bench.folder("measure") / "stage.json")["inputs"].get("machine", {})
     return str(machine.get("device_name", ""))
-
-
-def _once(path: Path, make: Callable[[], dict[str, Any]]) -> None:
-    if not path.exists():
-        write_json(path, make())
 
 
 def _calibration(bench: Workbench) -> dict[str, Any]:

@@ -175,7 +175,12 @@ def _whole(text: str) -> tuple[int, ...]:
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    return _numbers(text, float) if text else ()
+    return floats(text) if text else ()
+
+
+def floats(text: str) -> tuple[float, ...]:
+    """Return the numbers of an option's value, which stand between commas."""
+    return _numbers(text, float)
 
 
 def _numbers(text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

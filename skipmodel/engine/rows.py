@@ -150,7 +150,7 @@ class RowPass:
 
     def _embed(self, tokens: list[int], position: list[int]) -> Tensor:
         ids_1N = torch.tensor([tokens], device=self.engine.device)
-        return self.engine._embed(ids_1N, torch.tensor([position], device=self.engine.device)).clone()
+        return self.engine._embed(ids_1N, torch.tensor([position], device=self.engine.device))
 
     def _filled(self, rows_X: Tensor) -> Tensor:
         """Repeat the last of few rows up to the floor; its result is then written more than once."""
@@ -166,26 +166,8 @@ class RowPass:
         self, layer: LayerWeights, hidden_ND: Tensor, scaled_ND: Tensor, call: _LayerCall, rows_X: Tensor | None
     ) -> None:
         """Add a layer's updates to some rows, all when None, in place."""
-        w = self.w
-        before = hidden_ND if rows_X is None else hidden_ND[rows_X]
         scaled = scaled_ND if rows_X is None else scaled_ND[rows_X]
-        update = layer.out.rows(call.attend(layer.query.rows(scaled), rows_X))
-        if layer.attention_norm_D is not None:
-            update = head_norm(update, layer.attention_norm_D, w.norm_eps)
-        after = before + update
-        inner = layer.up.rows(w.scale(before if w.is_parallel else after))
-        if w.is_gated:
-            gate, up = inner.chunk(2, -1)
-            inner = w.activation(gate) * up
-        else:
-            inner = w.activation(inner)
-        update = layer.down.rows(inner)
-        if layer.mlp_norm_D is not None:
-            update = head_norm(update, layer.mlp_norm_D, w.norm_eps)
-        if rows_X is None:
-            hidden_ND.copy_(after + update)
-        else:
-            hidden_ND[rows_X] = after + update
+        self.engine._execute(layer, hidden_ND, call.attend(layer.query.rows(scaled), rows_X), rows_X)
 
     def _logits(self, scaled_ND: Tensor, wanted: list[int]) -> Tensor:
         if not wanted:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from skipmodel.bench.command import floats
 from skipmodel.errors import MeasurementError
 from skipmodel.serve.config import KEY_VARIABLE
 from skipmodel.serve.loadtest import LoadPlan, records, run_load_test
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_load(parser: argparse.ArgumentParser) -> None:
     """Add what is sent."""
     load = parser.add_argument_group("load test")
-    load.add_argument("--rates", type=_rates, default=(0.25, 0.5, 1.0, 2.0, 4.0), help="requests per second, rising")
+    load.add_argument("--rates", type=floats, default=(0.25, 0.5, 1.0, 2.0, 4.0), help="requests per second, rising")
     load.add_argument("--at", type=float, help="rate whose records are written; default: the skip model's knee")
     load.add_argument("--duration-s", type=float, default=60.0, help="seconds per rate and arm")
     load.add_argument("--warm-up-s", type=float, default=5.0, help="left out at the start of each")
@@ -105,13 +106,6 @@ def _device() -> str:
     from skipmodel.engine.calibration import hardware
 
     return str(hardware(default_device())["device_name"])
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
 
 
 def _say(text: str) -> None:

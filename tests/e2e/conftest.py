@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.e2e.report_pages import chromium
 from tests.tiny import save_base_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,3 +239,16 @@ def variants(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Pa
     runs = tmp_path_factory.mktemp("variants") / "runs"
     shutil.copytree(finished.runs / "store", runs / "store")
     return runs
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, one per file of tests."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file of tests writes its reports."""
+    return tmp_path_factory.mktemp("reports")

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from reports.chart_style import MARKERS, SYMBOLS
 from reports.render import render_history
-from tests.e2e.report_pages import UNFOLD, chromium, fixtures, opened, write
+from tests.e2e.report_pages import UNFOLD, fixtures, opened, write
 
 pytestmark = pytest.mark.browser
 
@@ -30,17 +29,6 @@ _SIMULATED = {
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
 }
 _STATES = ("pass", "fail", "inconclusive", "not_measured", "info")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reports")
 
 
 @pytest.fixture(scope="module")

@@ -2,30 +2,18 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.report_pages import UNFOLD, chromium, fixtures, opened, write
+from tests.e2e.report_pages import UNFOLD, fixtures, opened, write
 
 pytestmark = pytest.mark.browser
 
 _SITUATIONS = (*sorted(fixtures().BUILDERS), "hostile-0", "hostile-3", "hostile-6")
 _CASES = [(name, "en" if position % 2 else "ja") for position, name in enumerate(_SITUATIONS)]
 _REAL = ("functional_check_no_go", "ja")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reports")
 
 
 @pytest.mark.parametrize("case", _CASES, ids="-".join)

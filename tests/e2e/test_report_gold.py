@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.e2e.report_pages import chromium, opened, write
+from tests.e2e.report_pages import opened, write
 
 pytestmark = pytest.mark.browser
 
@@ -37,17 +36,6 @@ _PICTURES = {
 _CELL = 4
 _MAX_SHARE = 0.01
 _MAX_STEP = 26
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reports")
 
 
 def _fonts() -> list[str]:

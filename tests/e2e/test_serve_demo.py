@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,20 +13,6 @@ from tests.unit.skipmodel.serve.helpers import Running, make_served, running
 pytestmark = pytest.mark.browser
 CONFIG = ServeConfig(port=0, slots=2, context=256, max_tokens=128, has_demo=True)
 XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'><svg onload=alert(3)> javascript:alert(4)"
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--no-first-run")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-    if chromium is None:
-        pytest.skip("Chromium not found; on Debian: apt-get install -y chromium fonts-ipaexfont-gothic")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright not found; run: pip install playwright")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from flows import answers
 from flows.answers_write import Answer, Endings, Prompt, drawn, first_difference, greedy, write
 from flows.questions import Question, solved_example, split_of
 from flows.settings import AnswerSettings, ReportSettings
-from flows.store import read_json
+from flows.store import read_json, write_json
 from flows.terms import TermMatcher
 from kpis.generated import AnswerPair
 from skipmodel.config import SkipConfig
@@ -317,7 +317,7 @@ def test_a_private_file_replaces_an_open_one(tmp_path: Path) -> None:
     path.write_text("old", "utf-8")
     path.chmod(0o644)
 
-    answers.write_private_json(path, {"a": "東"})
+    write_json(path, {"a": "東"}, mode=0o600)
     assert read_json(path) == {"a": "東"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
